@@ -32,7 +32,7 @@ from proxy.postgres.client import ClientConnection
 from proxy.postgres.frontend import ProtocolError
 from proxy.postgres.pool import Pool
 from proxy.postgres.server import ServerConnection
-from proxy.postgres.session import Session
+from proxy.postgres.session import NOTHING_TO_SET, Session
 from proxy.postgres.statement_registry import StatementRegistry
 from proxy.postgres.wire import HEADER_SIZE, read_header
 
@@ -135,32 +135,42 @@ class Link:
     def on_client_data(self, data: bytes = b"") -> None:
         """The client has sent `data`, or what it sent before (`_pending`) may go on: a server is borrowed with the
         first message, and gets what the session makes of it all."""
-        pending = self._pending = self._pending + data if self._pending else data
+        data = self._pending = self._pending + data if self._pending else data
         session = self.session
-        frontend, outstanding = session.frontend, session.outstanding
+        frontend = session.frontend
         try:
-            while pending and not self.waiting and not frontend.awaits_pin:
+            while data and not self.waiting and not frontend.awaits_pin:
+                size = len(data)
+                kind, length = read_header(data) if size >= HEADER_SIZE else (data[0], size)
                 server = self.server
                 if server is None:
-                    server = self._borrow()
+                    # A Sync or a Flush between transactions needs no server, and would take one from somebody else.
+                    if kind not in _SERVER_KINDS or self._serverless.busy:
+                        if not self._answer_alone():
+                            break
+                        data = self._pending
+                        continue
+                    if length >= size and not frontend.can_forward(data):
+                        break
+                    server = self._pool.acquire(self)
                     if server is None:
                         break
-                    pending = self._pending
-                elif not outstanding.queue:
+                    self._attach(server)
+                elif not session.outstanding.queue:
                     server.since = self._now()
                 if frontend.blocked:  # its settings are being restored there
                     break
-                # The usual request, before anything is asked that counts for others only.
-                if requests := frontend.forward_plain(pending):
+                # The usual request first: nothing else is asked about it.
+                if length < size and (requests := frontend.forward_plain(data, kind, length)):
                     self._pending = b""
                     server.write(requests)
                     break
-                requests = session.process_requests(pending)
-                pending = self._pending = frontend.remainder
+                requests = session.process_requests(data)
+                data = self._pending = frontend.remainder
                 if requests:
                     server.write(requests)
                 # What is answered without the server is written now if nothing of the server's comes before it.
-                if frontend.unsynced and (local := outstanding.pop_local_replies()):
+                if frontend.unsynced and (local := session.outstanding.pop_local_replies()):
                     self._write_client(local)
                 if frontend.terminated:
                     self._end_terminated()
@@ -198,49 +208,35 @@ class Link:
         if self._pending or self._backlogged:
             self.on_client_data()
 
-    def _borrow(self) -> ServerConnection | None:
-        """A server, if one is free and there is anything to do for one. Raises ProtocolError."""
-        # A Sync or a Flush between transactions needs no server, and would take one from somebody else.
-        if self._serverless.busy or self._pending[0] not in _SERVER_KINDS:
-            replies, self._pending = self._serverless.answer(self._pending)
-            if replies:
-                self._write_client(replies)
-            if self._serverless.terminated:
-                self._end_terminated()
-                return None
-        pending = self._pending
-        whole = len(pending) > HEADER_SIZE and read_header(pending)[1] < len(pending)
-        if not whole and not self.session.frontend.can_forward(pending):
-            return None
-        server = self._pool.acquire(self)
-        if server is not None:
-            self._attach(server)
-        return server
+    def _answer_alone(self) -> bool:
+        """Answer what needs no server; whether there is something left that does. Raises ProtocolError."""
+        replies, self._pending = self._serverless.answer(self._pending)
+        if replies:
+            self._write_client(replies)
+        if self._serverless.terminated:
+            self._end_terminated()
+            return False
+        return bool(self._pending) and self._pending[0] in _SERVER_KINDS and not self._serverless.busy
 
     def _attach(self, server: ServerConnection) -> None:
         client = self.client
         assert client is not None
         # Bound before the session says what to send: a reply may only ever come to who is bound.
         self.server, server.link = server, self
-        ahead, shown = self.session.attach_server(server.backend, always=self._pool.policy.reset == "always")
-        if shown:
-            client.write(shown)
-        if ahead:
-            server.write(ahead)
+        setting = self.session.attach_server(server.backend, always=self._pool.resets_always)
+        if setting is not NOTHING_TO_SET:
+            ahead, shown = setting
+            if shown:
+                client.write(shown)
+            if ahead:
+                server.write(ahead)
         if client.is_slow:
             server.pause_reading()
 
     def _settle(self, server: ServerConnection) -> None:
         """Carry out what the session has decided about its server."""
         session, client = self.session, self.client
-        session.needs_attention = False
-        if session.injected:
-            server.write(session.pop_injected())
-        # A server that is in nobody knows what state serves nobody again.
-        if session.fatal_error:
-            server.close()
-            self.end_client(session.fatal_error)
-        elif session.releasable:
+        if session.releasable:
             # Unbound on both sides before the pool hears of it: it may lend the server to the next waiter right away.
             outcome = "abandoned" if client is None else "error" if session.failed else "ok"
             session.detach_server()
@@ -250,6 +246,13 @@ class Link:
             self._pool.release(server, outcome)
             if self._pool.draining:
                 self.end_client(pg_errors.POOL_DRAINED)
+            return
+        if injected := session.pop_injected():
+            server.write(injected)
+        # A server that is in nobody knows what state serves nobody again.
+        if session.fatal_error:
+            server.close()
+            self.end_client(session.fatal_error)
 
     def _limit_backlog(self) -> None:
         """Read no more from a client that is far ahead of its server."""

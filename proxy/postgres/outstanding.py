@@ -272,8 +272,11 @@ class OutstandingReplies:
                 kind = 0  # the rest of it has not come yet
             if kind == COMMAND_COMPLETE and len(data) - pos < MAX_ENDING_BYTES and not self._bytes_to_stream:
                 status = read_plain_ending(data[pos:])
-                if status:
-                    self._end_last(status)
+                if status:  # `_end_last` in place
+                    queue.clear()
+                    self.status = status
+                    self.idle = True
+                    self.skipping_to_sync = self.copying = False
                     return data
         size = len(data)
         out: list[bytes] = []

@@ -82,6 +82,7 @@ class Pool:
         self._launch_timer: asyncio.TimerHandle | None = None
         self.lease: Lease | None = None  # of `pool.total`, if instances share it
         self._most = most_connections(policy)
+        self.resets_always = policy.reset == "always"
         self._parting = 0  # connections that ended a moment ago, which the database may still count
         self._janitor_timer: asyncio.TimerHandle | None = None
 
@@ -95,6 +96,7 @@ class Pool:
         """Take a newer policy."""
         self.policy = policy
         self._most = most_connections(policy)
+        self.resets_always = policy.reset == "always"
         self.pins.limit = pin_limit(policy)
         self.launch_servers()
 
@@ -144,13 +146,23 @@ class Pool:
 
     def acquire(self, waiter: Waiter) -> ServerConnection | None:
         """A server at once, or None: the waiter is told later that it has one, or that it gets none."""
+        now, idle = self.now(), self.idle
         # Nobody overtakes one who waits, not even if a server is idle: it may be of another kind than that one's.
-        now = self.now()
-        if not self.waiters:
-            server = self._pop_idle(waiter.pool_key, now)
-            if server is not None:
-                self._observe_wait(0.0)
-                return server
+        if idle and not self.waiters:
+            key = waiter.pool_key
+            # From the end: the one used last has the warmest caches, and the others may retire.
+            for server in reversed(idle):
+                if server.backend.pool_key != key or server.closed:
+                    continue
+                idle.remove(server)
+                # One that was idle for long, or that has said something unasked, is checked before it serves again;
+                # not one that has just been given back, which saves a third of the polls under load.
+                since = server.since
+                if now == since or (now - since <= self.policy.check and not server.has_unread_input()):
+                    server.since = now
+                    self._observe_wait(0.0)
+                    return server
+                server.send_check()
         waiter.waiting = True
         waiter.since = now
         self.waiters.append(waiter)
@@ -159,20 +171,6 @@ class Pool:
         # An idle server that could not be used is of another kind, and may have to make room.
         if self.idle or self.lease is not None or len(self.servers) < self.limit:
             self.launch_servers()
-        return None
-
-    def _pop_idle(self, key: PoolKey, now: float) -> ServerConnection | None:
-        idle = self.idle
-        # From the end: the one used last has the warmest caches, and the others may retire.
-        for index in range(len(idle) - 1, -1, -1):
-            server = idle[index]
-            if server.backend.pool_key == key and not server.closed:
-                del idle[index]
-                # One that was idle for long, or that has said something unasked, is checked before it serves again.
-                if now - server.since <= self.policy.check and not server.has_unread_input():
-                    server.since = now
-                    return server
-                server.send_check()
         return None
 
     def release(self, server: ServerConnection, outcome: str) -> None:

@@ -43,6 +43,7 @@ from proxy.postgres.outstanding import ExpectedReply, OutstandingReplies
 from proxy.postgres.server_state import ServerState
 from proxy.postgres.session_state import COMPUTED_SETTING, DISCARD, LIBRARY, PROBE_FLAGS, SCHEMA, SETTING
 from proxy.postgres.statement_registry import PreparedStatement, StatementRegistry
+from proxy.postgres.wire import STATUS_IDLE
 
 SCOPE_SETTINGS = (b"search_path", b"role", b"session_authorization")  # they decide whose tables a name means
 NOTHING_TO_SET = (b"", b"")
@@ -171,7 +172,7 @@ class Session:
     def detach_server(self) -> None:
         """The server goes to somebody else."""
         self.backend = self.frontend.backend = None
-        self.releasable = False
+        self.releasable = self.needs_attention = False
         self.failed = False
 
     def _on_set_up(self, answer: bytes) -> bytes:
@@ -209,12 +210,13 @@ class Session:
 
     def process_replies(self, data: bytes) -> bytes:
         """Raises ValueError if the server does not speak the protocol."""
-        replies = self.outstanding.process_replies(data)
-        if self.client_gone and self.outstanding.copying:
+        outstanding = self.outstanding
+        replies = outstanding.process_replies(data)
+        if self.client_gone and outstanding.copying:
             # The COPY began only after its client had left: it is ended like one under way.
             self.injected += self._fail_copy()
             self.needs_attention = True
-        if self.outstanding.idle:
+        if outstanding.idle:
             self._on_idle()
         return replies
 
@@ -226,9 +228,10 @@ class Session:
             self._just_set_up = False
             if not self.client_gone:
                 return
-        if self.outstanding.error_count:
-            self.failed, self.outstanding.error_count = True, 0
-        if self.outstanding.status != wire.STATUS_IDLE:
+        outstanding = self.outstanding
+        if outstanding.error_count:
+            self.failed, outstanding.error_count = True, 0
+        if outstanding.status != STATUS_IDLE:
             # The transaction goes on when the client does; if nobody is there to end it, it is rolled back.
             if self.client_gone:
                 self._send_cleanup(1, b"ROLLBACK")

@@ -287,12 +287,8 @@ class Frontend:
             statements.on_all_answered()
             unnamed.settle()
             backend.prepared.move_to_end(statement)
-            server_name = statement.name
-            data = b"%b\0%b%b" % (
-                wire.HEADER.pack(BIND, end - 1 + len(server_name) - len(name)),
-                server_name,
-                data[name_end:],
-            )
+            length = end - 1 + len(statement.name) - len(name)
+            data = wire.HEADER.pack(BIND, length) + b"\0" + statement.name + data[name_end:]
             entry = self._plain_bind
             entry.statement, entry.client_name = statement, name
             entry.plain_size = 1 + len(rest)

@@ -34,7 +34,7 @@ from proxy.postgres.pool import Pool
 from proxy.postgres.server import ServerConnection
 from proxy.postgres.session import NOTHING_TO_SET, Session
 from proxy.postgres.statement_registry import StatementRegistry
-from proxy.postgres.wire import HEADER_SIZE, read_header
+from proxy.postgres.wire import HEADER_SIZE, STATUS_IDLE, read_header
 
 MAX_BACKLOG = 256 * 1024  # bytes that are read from a client which has to wait; the rest waits in its socket
 CANCEL_INTERVAL = 0.25  # seconds from one cancel of what a client left behind to the next
@@ -116,7 +116,7 @@ class Link:
         outstanding = self.session.outstanding
         if outstanding.queue:
             return "active"
-        if outstanding.idle and outstanding.status == wire.STATUS_IDLE:
+        if outstanding.idle and outstanding.status == STATUS_IDLE:
             return "pinned"
         return "idle_in_transaction"
 
@@ -149,7 +149,7 @@ class Link:
                         if not self._answer_alone():
                             break
                         data = self._pending
-                        continue
+                        length = size = len(data)  # what is left is read by the session
                     if length >= size and not frontend.can_forward(data):
                         break
                     server = self._pool.acquire(self)
@@ -191,20 +191,27 @@ class Link:
         that goes on, or begins the next transaction."""
         server = self.server
         if replies and server is not None:
-            session = self.session
-            try:
-                shown = session.process_replies(replies)
-            except ValueError:
-                server.abort()
-                return
-            client = self.client
-            if shown and client is not None:
-                client.write(shown)
-            # Only after the replies are written: what is settled may end the client or lend the server to another.
-            if session.needs_attention:
-                self._settle(server)
-            elif not session.outstanding.queue:
-                server.since = self._now()
+            session, client = self.session, self.client
+            # The usual answer first: nothing else is asked about it.
+            if session.ordinary and client is not None and (status := session.outstanding.pass_plain_answer(replies)):
+                client.write(replies)
+                if status == STATUS_IDLE:
+                    self._give_back(server, "ok")
+                else:
+                    server.since = self._now()
+            else:
+                try:
+                    shown = session.process_replies(replies)
+                except ValueError:
+                    server.abort()
+                    return
+                if shown and client is not None:
+                    client.write(shown)
+                # Only after the replies are written: what is settled may end the client or lend the server to another.
+                if session.needs_attention:
+                    self._settle(server)
+                elif not session.outstanding.queue:
+                    server.since = self._now()
         if self._pending or self._backlogged:
             self.on_client_data()
 
@@ -216,7 +223,7 @@ class Link:
         if self._serverless.terminated:
             self._end_terminated()
             return False
-        return bool(self._pending) and self._pending[0] in _SERVER_KINDS and not self._serverless.busy
+        return bool(self._pending)
 
     def _attach(self, server: ServerConnection) -> None:
         client = self.client
@@ -235,24 +242,26 @@ class Link:
 
     def _settle(self, server: ServerConnection) -> None:
         """Carry out what the session has decided about its server."""
-        session, client = self.session, self.client
-        if session.releasable:
-            # Unbound on both sides before the pool hears of it: it may lend the server to the next waiter right away.
-            outcome = "abandoned" if client is None else "error" if session.failed else "ok"
-            session.detach_server()
-            self.server = server.link = None
-            if client is not None and client.paused_by_server:
-                client.resume_reading()
-            self._pool.release(server, outcome)
-            if self._pool.draining:
-                self.end_client(pg_errors.POOL_DRAINED)
-            return
+        session = self.session
         if injected := session.pop_injected():
             server.write(injected)
         # A server that is in nobody knows what state serves nobody again.
         if session.fatal_error:
             server.close()
             self.end_client(session.fatal_error)
+        elif session.releasable:
+            self._give_back(server, "abandoned" if self.client is None else "error" if session.failed else "ok")
+
+    def _give_back(self, server: ServerConnection, outcome: str) -> None:
+        client, pool = self.client, self._pool
+        # Unbound on both sides before the pool hears of it: it may lend the server to the next waiter right away.
+        self.session.detach_server()
+        self.server = server.link = None
+        if client is not None and client.paused_by_server:
+            client.resume_reading()
+        pool.release(server, outcome)
+        if pool.draining:
+            self.end_client(pg_errors.POOL_DRAINED)
 
     def _limit_backlog(self) -> None:
         """Read no more from a client that is far ahead of its server."""

@@ -74,7 +74,7 @@ class ExpectedReply:
     comes, because this or something before it failed. `passes_unread`: nothing of the reply is to be known.
 
     With `plain_size` it is the first of so many that are the whole of a request of the usual kind, up to its
-    ReadyForQuery; an answer of the usual kind begins with `plain_start` (`OutstandingReplies.process_replies`).
+    ReadyForQuery; an answer of the usual kind begins with `plain_start` (`OutstandingReplies.pass_plain_answer`).
     """
 
     __slots__ = (
@@ -260,24 +260,8 @@ class OutstandingReplies:
         if self._partial:
             data = self._partial + data
             self._partial = b""
-        elif head is not None and head.plain_size == len(queue) and data.startswith(head.plain_start):
-            # Perhaps the whole answer to all that is owed, in which nothing counts but how it ends.
-            pos = len(head.plain_start)
-            try:
-                kind, length = read_header(data, pos)
-                while kind in SHAPE_KINDS:
-                    pos += 1 + length
-                    kind, length = read_header(data, pos)
-            except struct.error:
-                kind = 0  # the rest of it has not come yet
-            if kind == COMMAND_COMPLETE and len(data) - pos < MAX_ENDING_BYTES and not self._bytes_to_stream:
-                status = read_plain_ending(data[pos:])
-                if status:  # `_end_last` in place
-                    queue.clear()
-                    self.status = status
-                    self.idle = True
-                    self.skipping_to_sync = self.copying = False
-                    return data
+        elif self.pass_plain_answer(data):
+            return data
         size = len(data)
         out: list[bytes] = []
         start = pos = 0
@@ -317,6 +301,31 @@ class OutstandingReplies:
         if not out and not tail:
             return data[start:pos]  # `data` itself, if that is all of it
         return b"".join((*out, data[start:pos], tail))
+
+    def pass_plain_answer(self, data: bytes) -> int:
+        """The whole answer of the usual kind to all that is owed, in which nothing counts but how it ends: the status
+        that it ends with; 0 if it is anything else, and then nothing has come of it."""
+        queue = self.queue
+        if not queue or self._partial or self._bytes_to_stream:
+            return 0
+        head = queue[0]
+        start = head.plain_start
+        if head.plain_size != len(queue) or (start and not data.startswith(start)):
+            return 0
+        pos = len(start)
+        try:
+            kind, length = read_header(data, pos)
+            while kind in SHAPE_KINDS:
+                pos += 1 + length
+                kind, length = read_header(data, pos)
+        except struct.error:
+            return 0  # the rest of it has not come yet
+        if kind != COMMAND_COMPLETE or len(data) - pos > MAX_ENDING_BYTES:
+            return 0
+        status = read_plain_ending(data[pos:])
+        if status:
+            self._end_last(status)
+        return status
 
     def _pass_unread(self, head: ExpectedReply, kind: int, data: bytes, pos: int) -> bool:
         """A reply to `head` that is usual, and of which nothing is to be known: whether it was one."""

@@ -61,7 +61,9 @@ class Session:
 
     `request_pin` asks for a slot among the connections that may be pinned (False: none is free now), `release_pin`
     gives it back; with `keeps_server` the session has its connection for itself anyway. `failed`: the transaction has
-    seen an error; `injected` is what `pop_injected` gives; `client_gone`: only cleaning up is left to do.
+    seen an error; `ordinary`: its last transaction left nothing to see to when it had ended, and nothing but requests
+    and answers of the usual kind has come since (`Frontend.forward_plain`, `OutstandingReplies.pass_plain_answer`), so
+    that nothing is to be seen to when this one has ended either; `client_gone`: only cleaning up is left to do.
     """
 
     def __init__(
@@ -98,8 +100,9 @@ class Session:
         self.releasable = False
         self.fatal_error = b""
         self.needs_attention = False
+        self.ordinary = False
         self.failed = False
-        self.injected = b""
+        self._injected = b""
         self._cleanup_step = 0
         self._just_set_up = False
         self._probing = 0  # what the database was asked about and has not told yet
@@ -124,7 +127,7 @@ class Session:
 
     def pop_injected(self) -> bytes:
         """What the server gets besides the client's messages."""
-        injected, self.injected = self.injected, b""
+        injected, self._injected = self._injected, b""
         self.needs_attention = False
         return injected
 
@@ -145,6 +148,7 @@ class Session:
         if backend.applied is self.settings and backend.reported is self.shown_parameters and not always:
             backend.last_session = self.number
             return NOTHING_TO_SET
+        self.ordinary = False
         text, sets = b"", False
         # RESET ALL leaves role and session_authorization as they are; resetting the latter resets both.
         if always and backend.last_session != self.number:
@@ -172,7 +176,7 @@ class Session:
     def detach_server(self) -> None:
         """The server goes to somebody else."""
         self.backend = self.frontend.backend = None
-        self.releasable = self.needs_attention = False
+        self.releasable = False
         self.failed = False
 
     def _on_set_up(self, answer: bytes) -> bytes:
@@ -199,7 +203,7 @@ class Session:
 
     def process_requests(self, data: bytes) -> bytes:
         """Raises ProtocolError."""
-        self.releasable = False
+        self.releasable = self.ordinary = False
         requests = self.frontend.process_requests(data)
         if self.outstanding.idle:
             if self.frontend.awaits_pin:
@@ -210,11 +214,12 @@ class Session:
 
     def process_replies(self, data: bytes) -> bytes:
         """Raises ValueError if the server does not speak the protocol."""
+        self.ordinary = False
         outstanding = self.outstanding
         replies = outstanding.process_replies(data)
         if self.client_gone and outstanding.copying:
             # The COPY began only after its client had left: it is ended like one under way.
-            self.injected += self._fail_copy()
+            self._injected += self._fail_copy()
             self.needs_attention = True
         if outstanding.idle:
             self._on_idle()
@@ -258,7 +263,7 @@ class Session:
             # A text looked as if it would pin the connection, and then it did not.
             frontend.has_pin = False
             self._release_pin()
-        self.releasable = self.needs_attention = not self.pinned
+        self.releasable = self.needs_attention = self.ordinary = not self.pinned
 
     # ── what the transaction left behind ─────────────────────────────────────────────────────
 
@@ -273,7 +278,7 @@ class Session:
         self.outstanding.expect(
             ExpectedReply(wire.QUERY, hidden=True, on_reply=lambda answer: self._on_probe_answer(flags, answer))
         )
-        self.injected += wire.query_message(text)
+        self._injected += wire.query_message(text)
         self.needs_attention = True
 
     def _on_probe_answer(self, flags: int, answer: bytes) -> bytes:
@@ -386,12 +391,12 @@ class Session:
         if extended:
             for entry, message in restore_messages(self._registry.prefix + b"own", own, self._on_restored):
                 self.outstanding.expect(entry)
-                self.injected += message
-            self.injected += _FLUSH
+                self._injected += message
+            self._injected += _FLUSH
         else:
             self._forget_unnamed()
             self.outstanding.expect(ExpectedReply(wire.QUERY, hidden=True, on_reply=self._on_restored))
-            self.injected += wire.query_message(b";".join(map(session_state.set_statement, own.items())))
+            self._injected += wire.query_message(b";".join(map(session_state.set_statement, own.items())))
         self.needs_attention = True
         return b""
 
@@ -403,7 +408,7 @@ class Session:
     def begin_cleanup(self) -> bytes | None:
         """The client is gone: what the server gets to be rid of it, None if only closing helps. If replies are owed
         afterwards, its query is for the caller to cancel."""
-        self.client_gone = True
+        self.client_gone, self.ordinary = True, False
         self.frontend.blocked = False
         # The answer to a probe under way is not waited for: what was asked about counts as if it were there.
         self.frontend.state_flags |= self._probing
@@ -443,7 +448,7 @@ class Session:
         self._forget_unnamed()
         on_reply = self._on_discard_all if step == 2 else None
         self.outstanding.expect(ExpectedReply(wire.QUERY, hidden=True, on_reply=on_reply))
-        self.injected += wire.query_message(text)
+        self._injected += wire.query_message(text)
 
     def _on_discard_all(self, answer: bytes) -> bytes:
         if any(kind == wire.ERROR for kind, _ in wire.split_messages(answer)):

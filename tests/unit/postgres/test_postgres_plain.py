@@ -16,7 +16,6 @@ from postgres_script import (
     copy_in,
     done,
     err,
-    kinds,
     nothing,
     parse_message,
     parsed,
@@ -27,18 +26,24 @@ from postgres_script import (
 )
 
 from proxy.postgres import wire
+from proxy.postgres.session_state import ADVISORY_LOCK
 
 ROW = wire.data_row([b"1"])
+SET_ROW = wire.data_row([b"s", b"a.b", b"1"])
+LOCK_ROW = wire.data_row([b"%d" % ADVISORY_LOCK, b"", b""])
 NOTICE = wire.error_response("00000", "hi", kind=wire.NOTICE)
 
 # What clients send; the begins of some are the begins of others.
 REQUESTS = {
     "query": query_message("select 1"),
     "query that sets": query_message("set a.b = 1"),
+    "query that sets by a function": query_message("select set_config('a.b', '1', false)"),
+    "query that pins": query_message("select pg_advisory_lock(1)"),
     "unnamed": parse_message("", "select $1", 23) + bind_message("", value=b"7") + DP + E + S,
     "unnamed, not described": parse_message("", "select $1", 23) + bind_message("", value=b"7") + E + S,
     "unnamed, another text": parse_message("", "select 2") + bind_message("") + DP + E + S,
     "unnamed that sets": parse_message("", "set a.b = 1") + bind_message("") + E + S,
+    "unnamed that sets by a function": parse_message("", "select set_config('a.b', '1', false)") + bind_message("") + E + S,
     "unnamed again": bind_message("") + DP + E + S,
     "unnamed to a portal": parse_message("", "select 1") + bind_message("", "x") + DP + E + S,
     "unnamed, another bound": parse_message("", "select 1") + bind_message("p") + DP + E + S,
@@ -65,7 +70,8 @@ class Server:
 
     def answer(self, sent):
         out, self.between = self.between, b""
-        for kind in kinds(sent):
+        for number, body in wire.split_messages(sent):
+            kind = chr(number)
             if self.skipping and kind != "S":
                 continue
             self.skipping = False
@@ -73,6 +79,11 @@ class Server:
                 self.failing = ""
                 out += err() + (ready(self.status) if kind == "Q" else b"")
                 self.skipping = kind != "Q"
+                continue
+            if b"pg_catalog." in body:
+                # One of our own queries: what is set, and a lock that somebody holds, of what is asked about.
+                out += rows + (SET_ROW if b"pg_settings" in body else LOCK_ROW if b"pg_locks" in body else b"")
+                out += done() + ready(self.status)
                 continue
             replies = {"P": parsed, "B": bound, "D": self.shape, "E": ROW + done(), "S": ready(self.status), "H": b""}
             out += replies.get(kind, rows + ROW + done() + ready(self.status))
@@ -87,25 +98,45 @@ def state(talk):
         frontend.remainder, frontend.statements.may_have_failed, frontend.statements.discard_pending,
         [bool(frontend.statements.is_uncertain(name, None)) for name in ("", b"", b"p", b"q", b"d")],
         list(map(repr, outstanding.queue)), outstanding.status, outstanding.idle, outstanding.skipping_to_sync,
-        sorted(frontend.tracked_portals), outstanding.error_count, talk.session.releasable, talk.session.failed, talk.session.needs_attention,
+        sorted(frontend.tracked_portals), frontend.has_pin, talk.session.pinned, talk.given_up, outstanding.error_count, talk.session.releasable, talk.session.failed, talk.session.needs_attention,
     ]  # fmt: skip
     if backend is not None:
         found += [backend.unnamed_body, [statement.body for statement in backend.prepared]]
     return found
 
 
+class ShortTalk(Talk):
+    """A client that is served the short way where there is one, as its link does."""
+
+    def client(self, data):
+        frontend = self.session.frontend
+        kind, length = wire.read_header(data) if len(data) > wire.HEADER_SIZE else (0, len(data))
+        if length < len(data) and (requests := frontend.forward_plain(data, kind, length)):
+            return requests
+        return super().client(data)
+
+    def server(self, data):
+        session = self.session
+        if session.ordinary and (status := session.outstanding.pass_plain_answer(data)):
+            session.releasable = session.needs_attention = status == wire.STATUS_IDLE
+            return data
+        return super().server(data)
+
+
 class Pair:
     """Two clients that send the same, the one whole, the other in two pieces."""
 
     def __init__(self):
-        self.talks = [Talk(), Talk()]
+        self.talks = [ShortTalk(), Talk()]
         self.servers = [[server(), server()] for _ in self.talks]
         self.at = 0
         self._link()
 
     def _link(self):
         for talk, mine in zip(self.talks, self.servers, strict=True):
-            talk.link(mine[self.at])
+            ahead, _ = talk.link(mine[self.at])
+            if ahead:
+                talk.server(Server().answer(ahead))
 
     def exchange(self, data, cut, **how):
         cut = 1 + cut % (len(data) - 1)
@@ -122,7 +153,7 @@ class Pair:
             while more:
                 shown += talk.server(database.answer(more))
                 more = talk.behind()
-                if not talk.session.blocked:
+                if talk.session.frontend.remainder and not talk.session.blocked:
                     more += talk.client(talk.session.frontend.remainder)
                 sent += more
             outcomes.append((sent.replace(talk.statements.prefix, b"outrigger_"), shown, states, state(talk)))
@@ -154,7 +185,10 @@ def test_one_request_after_the_other_is_the_same_whole_and_in_pieces(first, stat
     for failing in ("", "P", "B", "D", "E", "Q"):
         for second in REQUESTS:
             pair = Pair()
-            pair.exchange(REQUESTS["named, two"], 5, status=status)
+            pair.exchange(REQUESTS["named, two"], 5)
+            pair.move(0)
+            pair.exchange(REQUESTS["query"], 5, status=status)
+            pair.move(0)
             pair.exchange(REQUESTS[first], len(REQUESTS[first]) // 2, failing=failing, status=status)
             pair.move(1)
             pair.exchange(REQUESTS[second], len(REQUESTS[second]) - 6)

@@ -171,6 +171,37 @@ async def test_the_connection_used_last_is_used_first():
     assert scene.client(3).take() is used
 
 
+@pytest.mark.parametrize("kind", wire.FRONTEND_KINDS - {wire.TERMINATE, wire.PASSWORD})
+async def test_what_the_database_has_to_answer_borrows_a_connection(kind):
+    scene = Scene(most=1)
+    client = scene.client(1)
+    client.query()
+    await settled()
+    client.answer()
+    assert client.server is None
+    body = {wire.QUERY: b"select 1\0", wire.PARSE: b"\0a\0\0\0", wire.BIND: b"\0\0", wire.EXECUTE: b"\0\0\0\0\0"}
+    client.link.on_client_data(wire.message(kind, body.get(kind, b"Sp\0")))
+    alone = (wire.SYNC, wire.FLUSH, wire.COPY_DATA, wire.COPY_DONE, wire.COPY_FAIL)
+    assert (client.server is None) is (kind in alone)
+
+
+async def test_a_set_after_plain_queries_is_asked_about_before_anybody_else_is_served():
+    scene = Scene(most=1)
+    client, other = scene.client(1), scene.client(2)
+    for _ in range(3):
+        client.query()
+        await settled()
+        client.answer()
+    client.query("set a.b = 1")
+    other.query("select 2")
+    client.server.data_received(wire.message(wire.COMMAND_COMPLETE, b"SET\0") + wire.ready_for_query())
+    assert b"pg_settings" in scene.lines[0].sent
+    assert client.server is not None
+    assert other.server is None
+    client.answer()
+    assert other.server is not None
+
+
 async def test_whoever_waits_in_vain_is_told_who_holds_what_and_may_try_again():
     scene = Scene(most=1, wait=0.01)
     holder, late = scene.client(1), scene.client(2)

@@ -33,7 +33,10 @@ class AdminListener:
         self._endpoints = endpoints
         self._ids = ids
         self._emit = emit
-        self._listener = Listener("listen.admin", self._handle, self._refuse_unreadable, max_header=MAX_HEAD)
+        # Who is in stays in: when descriptors are short an operator looks for the reason here.
+        self._listener = Listener(
+            "listen.admin", self._handle, self._refuse_unreadable, max_header=MAX_HEAD, evicts_idle=False
+        )
         self._loop = asyncio.get_running_loop()
         self._sweeper: asyncio.TimerHandle | None = None
 

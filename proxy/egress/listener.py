@@ -45,7 +45,12 @@ class EgressListener:
         self._refuse = refuse
         self._check = check
         self._listener = Listener(
-            "listen.egress", self._handle, self._refuse_unreadable, max_header=MAX_HEAD, accepts_connect=True
+            "listen.egress",
+            self._handle,
+            self._refuse_unreadable,
+            max_header=MAX_HEAD,
+            evicts_idle=True,
+            accepts_connect=True,
         )
 
     async def start(self, sock: socket.socket) -> None:

@@ -23,16 +23,25 @@ class Listener:
     """Accepts whoever comes at a bound socket, which it owns from `start` on.
 
     `handle` serves a request and returns whether its connection may serve another one; `refuse` answers what is no
-    request. `key` is the policy's key of the address.
+    request. `key` is the policy's key of the address. With `evicts_idle`, idle connections are closed if no descriptor
+    is left for a new one.
     """
 
     def __init__(
-        self, key: str, handle: Handle, refuse: RefusalWriter, *, max_header: int, accepts_connect: bool = False
+        self,
+        key: str,
+        handle: Handle,
+        refuse: RefusalWriter,
+        *,
+        max_header: int,
+        evicts_idle: bool,
+        accepts_connect: bool = False,
     ) -> None:
         self._key = key
         self._handle = handle
         self._refuse = refuse
         self._max_header = max_header
+        self._evicts_idle = evicts_idle
         self._accepts_connect = accepts_connect
         self._loop = asyncio.get_running_loop()
         self._acceptor: Acceptor | None = None
@@ -47,7 +56,7 @@ class Listener:
                 self._on_accept,
                 is_full=lambda: False,
                 on_full=lambda: None,
-                on_exhausted=lambda error: self._close_idle(),
+                on_exhausted=lambda error: self._evicts_idle and self._close_idle(),
                 overload_response=lambda: NO_DESCRIPTOR,
             )
         except OSError as error:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 BASE = os.environ["OPENAI_BASE_URL"]
 URL = BASE + "/chat/completions"
 executor = ThreadPoolExecutor(4)
-told = threading.Semaphore(0)  # what the loop that was started at import waits for
+reported = threading.Semaphore(0)  # what the loop that was started at import waits for
 _kept = {}
 _lock = threading.Lock()
 
@@ -91,11 +91,11 @@ def by_timer(call, model):
 
 
 def from_the_loop(call, model):
-    told.release()
+    reported.release()
 
 
 def loop():
-    while told.acquire():
+    while reported.acquire():
         executor.submit(by_urllib, "unattributed~loop").result(20)  # on threads that requests may have started
 
 

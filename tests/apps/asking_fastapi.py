@@ -69,5 +69,5 @@ async def by_sdk(request: Request) -> None:
 
 @app.get("/timer")
 async def later(request: Request) -> None:
-    asking.told.release()
+    asking.reported.release()
     await asyncio.to_thread(asking.by_timer, asking.by_urllib, f"{who(request)}~timer")

@@ -75,7 +75,7 @@ async def load(port: int, path: str, count: int, callers: int, body: dict) -> tu
         return time.perf_counter() - began, times, statuses
 
 
-async def told(port: int, method: str, path: str) -> str:
+async def fetch_text(port: int, method: str, path: str) -> str:
     async with aiohttp.ClientSession() as session, session.request(method, f"http://127.0.0.1:{port}{path}") as answer:
         return await answer.text()
 
@@ -137,29 +137,29 @@ def faults(bench: Bench) -> None:
     rules = "    retry: {attempts: 10, budget: 100%, backoff: {first: 5ms, max: 50ms}}\n"
     flaky = gateway(bench, "through faults", vendor, rules)
     _, _, statuses = asyncio.run(load(flaky.port, "/openai/v1/chat/completions", 2000, 16, CHAT))
-    attempts = int(asyncio.run(told(vendor, "GET", "/count")))
+    attempts = int(asyncio.run(fetch_text(vendor, "GET", "/count")))
     failed = sum(status != 200 for status in statuses)
     print(
         f"20 % of attempts fail, attempts: 10 — {failed} of 2,000 calls failed, {attempts / 2000:.2f} attempts a call"
     )
 
-    asyncio.run(told(vendor, "POST", "/mode/dead"))
+    asyncio.run(fetch_text(vendor, "POST", "/mode/dead"))
     rules = "    breaker: off\n    retry: {backoff: {first: 1ms, max: 1ms}}\n"
     budget = gateway(bench, "budget", vendor, rules)
     asyncio.run(load(budget.port, "/openai/v1/chat/completions", 500, 8, CHAT))
-    attempts = int(asyncio.run(told(vendor, "GET", "/count")))
+    attempts = int(asyncio.run(fetch_text(vendor, "GET", "/count")))
     print(f"all fail, default budget — {attempts / 500:.2f} attempts a call")
 
-    asyncio.run(told(vendor, "POST", "/mode/dead"))
+    asyncio.run(fetch_text(vendor, "POST", "/mode/dead"))
     rules = "    breaker: {open: 2s}\n    retry: {attempts: 2, backoff: {first: 5ms, max: 20ms}}\n"
     dead = gateway(bench, "dead", vendor, rules)
     asyncio.run(load(dead.port, "/openai/v1/chat/completions", 300, 10, CHAT))
-    attempts = int(asyncio.run(told(vendor, "GET", "/count")))
+    attempts = int(asyncio.run(fetch_text(vendor, "GET", "/count")))
     _, times, _ = asyncio.run(load(dead.port, "/openai/v1/chat/completions", 300, 1, CHAT))
     print(
         f"provider dead, 10 callers — {attempts} attempts in 300 calls; refused in p50 {quantile(times, 0.5) * 1000:.2f} ms"
     )
-    asyncio.run(told(vendor, "POST", "/mode/ok"))
+    asyncio.run(fetch_text(vendor, "POST", "/mode/ok"))
     began = time.perf_counter()
     while asyncio.run(load(dead.port, "/openai/v1/chat/completions", 1, 1, CHAT))[2] != [200]:
         time.sleep(0.05)

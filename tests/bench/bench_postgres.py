@@ -78,7 +78,7 @@ class Way:
 
 
 def pooler(bench: Bench, cluster: Cluster, pool: int = POOL) -> Way:
-    port, admin, told = free_port(), free_port(), Path(bench.tmp) / f"url-{free_port()}"
+    port, admin, reported = free_port(), free_port(), Path(bench.tmp) / f"url-{free_port()}"
     policy = Path(bench.tmp) / f"pooler-{port}.yaml"
     policy.write_text(POLICY.format(url=cluster.url("bench"), port=port, admin=admin, pool=pool))
     command = [
@@ -92,14 +92,14 @@ def pooler(bench: Bench, cluster: Cluster, pool: int = POOL) -> Way:
         sys.executable,
         "-c",
         APP,
-        str(told),
+        str(reported),
     ]
     peer = bench.spawn(f"pooler-{port}", port, command)
     deadline = time.monotonic() + 20
-    while not told.exists() or not told.read_text():
+    while not reported.exists() or not reported.read_text():
         assert time.monotonic() < deadline, "the app never came up"
         time.sleep(0.02)
-    return Way("Outrigger", told.read_text(), peer, admin)
+    return Way("Outrigger", reported.read_text(), peer, admin)
 
 
 def pgbouncer(bench: Bench, cluster: Cluster, pool: int = POOL, mode: str = "transaction") -> Way | None:

@@ -125,12 +125,12 @@ async def comparison(seconds: float, *, simulated: bool) -> None:
 
 
 async def model_route() -> None:
-    for told in (True, False):
+    for reported in (True, False):
         scene = Scene(ADAPTIVE, App())
         quick = asyncio.create_task(scene.load(40.0, 180.0))
-        slow = await scene.load(1.0, 120.0, Route("model"), model=60.0, told=told)
+        slow = await scene.load(1.0, 120.0, Route("model"), model=60.0, reported=reported)
         await quick
-        calls = "reported" if told else "unseen"
+        calls = "reported" if reported else "unseen"
         print(row(f"60 s model, 1/s, calls {calls}", slow, scene))
 
 
@@ -158,16 +158,16 @@ async def calm(seconds: float = 60.0) -> None:
 
 
 async def turned(scene: Scene) -> list[Report]:
-    return [await scene.load(20.0, 60.0, model=2.0, told=False)]
+    return [await scene.load(20.0, 60.0, model=2.0, reported=False)]
 
 
 async def mixed(scene: Scene) -> list[Report]:
-    return list(await asyncio.gather(scene.load(15.0, 180.0), scene.load(15.0, 180.0, model=1.0, told=False)))
+    return list(await asyncio.gather(scene.load(15.0, 180.0), scene.load(15.0, 180.0, model=1.0, reported=False)))
 
 
 async def wavering(scene: Scene) -> list[Report]:
     waits = (0.1, 0.3, 1.0, 3.0, 1.0, 0.1, 0.0, 3.0, 0.0)
-    return [await scene.load(10.0, 40.0, model=wait, told=False) for wait in waits]
+    return [await scene.load(10.0, 40.0, model=wait, reported=False) for wait in waits]
 
 
 async def burst(scene: Scene) -> list[Report]:

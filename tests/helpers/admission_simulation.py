@@ -100,7 +100,7 @@ class Scene:
         self.reasons[reason] += 1
 
     async def request(
-        self, report: Report, route: Route, *, service: float | None = None, model: float = 0.0, told: bool = True
+        self, report: Report, route: Route, *, service: float | None = None, model: float = 0.0, reported: bool = True
     ) -> None:
         """One request. `model`: seconds in an outgoing call, which admission is `told` of as it happens."""
         arrived = self.loop.time()
@@ -112,10 +112,10 @@ class Scene:
         try:
             entered = self.loop.time()
             if model:
-                if told:
+                if reported:
                     permit.call_began()
                 await asyncio.sleep(model)
-                if told:
+                if reported:
                     permit.call_ended()
             await self.app.work(service)
             permit.record_app_seconds(self.loop.time() - entered)

@@ -325,8 +325,8 @@ class Work:
             delta = {"type": "text_delta", "text": part}
             yield written, _event({"type": "content_block_delta", "index": 0, "delta": delta})
         yield written, _event({"type": "content_block_stop", "index": 0})
-        told = {"usage": {"output_tokens": self.after}} if usage is not None else {}
-        yield written, _event({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, **told})
+        reported = {"usage": {"output_tokens": self.after}} if usage is not None else {}
+        yield written, _event({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, **reported})
         yield written, _event({"type": "message_stop"})
 
     def _pictures(self, parts: list[str], usage: dict | None) -> Iterator[tuple[int, bytes]]:

@@ -113,22 +113,22 @@ class Pair:
         return self.pooler, self.direct
 
     def _judge(self, answers: Sequence[list[Message]]) -> list[Message]:
-        told: list[list[Message]] = []
+        reported: list[list[Message]] = []
         for heard, answer in zip(self.heard, answers, strict=True):
             heard += [normal(each) for each in answer if each.kind == "A"]
             # Of ParameterStatus counts what the client takes from it: a value told again is nothing new.
-            told.append([normal(each) for each in answer if each.kind not in "AS"])
-        if len(told[0]) != len(told[1]) or not all(map(same, *told)):
-            raise Mismatch(self.said, *told)
+            reported.append([normal(each) for each in answer if each.kind not in "AS"])
+        if len(reported[0]) != len(reported[1]) or not all(map(same, *reported)):
+            raise Mismatch(self.said, *reported)
         ours, theirs = (side.parameters.items() for side in self._sides())
         if ours != theirs:
             raise Mismatch(
                 self.said, *([Message("S", repr(sorted(items)).encode())] for items in (ours - theirs, theirs - ours))
             )
-        for each in told[1]:
+        for each in reported[1]:
             if each.kind == "Z":
                 self.status = each.body.decode()
-        return told[1]
+        return reported[1]
 
     def ask(self, *parts: bytes, answers: int = 1) -> list[Message]:
         """Send to both and compare all up to that many ReadyForQuery."""

@@ -101,9 +101,9 @@ async def open_gateway(
     """One more instance. `ledger` is a URL; empty: a file of its own. `keys` are of the policy's section `store`."""
     number = len(list(tmp.glob("log-*")))
     keys = {"timeout": "3s", **keys}  # of a machine that is busy with other tests
-    told = "".join(f", {key}: '{value}'" for key, value in keys.items())
+    written_keys = "".join(f", {key}: '{value}'" for key, value in keys.items())
     text = POLICY.format(
-        store=server.url, prefix=server.prefix, keys=told, port=vendor.port, cap=cap, more=more,
+        store=server.url, prefix=server.prefix, keys=written_keys, port=vendor.port, cap=cap, more=more,
         ledger=ledger or f"sqlite:///{tmp}/ledger-{number}.db",
     )  # fmt: skip
     policy = load_policy(PolicySource("test", None, text), {})

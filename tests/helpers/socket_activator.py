@@ -34,14 +34,14 @@ class Manager:
         self._ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._ear.bind(str(folder / "notify"))
         self._ear.setblocking(False)
-        self.told: list[str] = []
+        self.notifications: list[str] = []
 
     def hear(self) -> list[str]:
         while True:
             try:
-                self.told += self._ear.recv(4096).decode().split("\n")
+                self.notifications += self._ear.recv(4096).decode().split("\n")
             except BlockingIOError:
-                return self.told
+                return self.notifications
 
     async def start(
         self,

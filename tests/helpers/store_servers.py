@@ -67,8 +67,8 @@ class Instance:
 
 def new_instance(server: StoreServer, *, url: str = "", region: str = "", **keys: object) -> Instance:
     """Not yet started. `keys` are of the policy's section `store`."""
-    told: dict[str, object] = {"url": url or server.url, "prefix": server.prefix, "region": region, **keys}
-    text = "store: {" + ", ".join(f"{key}: '{value}'" for key, value in told.items()) + "}"
+    reported: dict[str, object] = {"url": url or server.url, "prefix": server.prefix, "region": region, **keys}
+    text = "store: {" + ", ".join(f"{key}: '{value}'" for key, value in reported.items()) + "}"
     policy = load_policy(PolicySource("tests", None, text), {}).store
     metrics = Metrics(load_policy(PolicySource("tests", None, ""), {}).metrics, version="tests")
     events: list[tuple[str, str]] = []

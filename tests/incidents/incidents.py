@@ -70,7 +70,7 @@ async def play(
         began = time.monotonic()
         await incident.fault(here)
         title = rf"^\S+ ({incident.alert})\b"
-        report.alert_after, report.alert = await here.told(title, since=began, patience=patience)
+        report.alert_after, report.alert = await here.wait_for_message(title, since=began, patience=patience)
         if incident.part:
             await here.until(lambda: _unwell(incident.part, here), patience, f"health of {incident.part}")
         report.status, report.parts = await here.health()
@@ -78,7 +78,7 @@ async def play(
         mended = time.monotonic()
         await incident.mend(here)
         title = f"all clear: ({incident.alert})"
-        report.clear_after, report.clear = await here.told(title, since=mended, patience=patience)
+        report.clear_after, report.clear = await here.wait_for_message(title, since=mended, patience=patience)
         await here.until(lambda: _well(here), patience, "health after it was mended")
         report.healthy_after = time.monotonic() - mended
     return report

@@ -155,7 +155,7 @@ class Scene:
             assert time.monotonic() < deadline, f"{what}: not within {patience:g} s\n{self.running.output()[-3000:]}"
             await asyncio.sleep(0.1)
 
-    async def told(self, title: str, *, since: float, patience: float) -> tuple[float, str]:
+    async def wait_for_message(self, title: str, *, since: float, patience: float) -> tuple[float, str]:
         """The first alert after `since` whose title is like this: how many seconds later, and what it says."""
 
         async def found() -> tuple[float, str] | None:

@@ -133,7 +133,7 @@ def main() -> None:
         f"logs: {scratch}\n\n| Suite | Tests run | Failed direct | Otherwise through |\n| --- | --- | --- | --- |",
         flush=True,
     )
-    told: list[str] = []
+    reported: list[str] = []
     for suite in chosen:
         direct, through, differ = compare(place, suite, options.tests)
         ran = Counter(ended for ended, _ in direct.values())
@@ -144,8 +144,8 @@ def main() -> None:
             why = suite.reason(test)
             unexplained += not why
             last = said.strip().splitlines()[-1] if said.strip() else "passed"
-            told.append(f"{suite.name}: {test}: {why or 'NO REASON KNOWN'} ({last[:200]})")
-    print("", *told, sep="\n")
+            reported.append(f"{suite.name}: {test}: {why or 'NO REASON KNOWN'} ({last[:200]})")
+    print("", *reported, sep="\n")
     sys.exit(1 if unexplained else 0)
 
 

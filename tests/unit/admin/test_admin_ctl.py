@@ -52,7 +52,7 @@ class Actions:
         return self._did("purge", route, *([path] if path else []))
 
 
-class House:
+class AdminFixture:
     def __init__(self, token=""):
         self.actions, self.events = Actions(), []
         self.endpoints = AdminEndpoints(
@@ -91,10 +91,10 @@ class House:
     ],
 )
 async def test_an_order_is_done_said_and_logged(path, done):
-    house = House()
-    assert await house.post(f"/ctl/{path}") == (200, {"done": f"did {' '.join(done)}."})
-    assert house.actions.done == [done]
-    [event] = house.events
+    fixture = AdminFixture()
+    assert await fixture.post(f"/ctl/{path}") == (200, {"done": f"did {' '.join(done)}."})
+    assert fixture.actions.done == [done]
+    [event] = fixture.events
     assert event["event"] == "ctl"
     assert event["message"] == f"did {' '.join(done)}."
     assert (event["peer"], event["request_id"], event["level"]) == ("203.0.113.9", "r-1", "info")
@@ -122,11 +122,11 @@ async def test_an_order_is_done_said_and_logged(path, done):
     ],
 )
 async def test_an_order_that_makes_no_sense_does_nothing_and_says_what_would(path, status, says):
-    house = House()
-    found, body = await house.post(f"/ctl/{path}")
+    fixture = AdminFixture()
+    found, body = await fixture.post(f"/ctl/{path}")
     assert (found, body["status"]) == (status, status)
     assert says in body["detail"]
-    assert house.actions.done == []
+    assert fixture.actions.done == []
 
 
 @pytest.mark.parametrize(
@@ -142,25 +142,25 @@ async def test_an_order_that_makes_no_sense_does_nothing_and_says_what_would(pat
     ],
 )
 async def test_only_who_shows_the_token_gives_orders_where_there_is_one(token, public, shown, status):
-    house = House(token)
+    fixture = AdminFixture(token)
     headers = {"authorization": shown} if shown else {}
-    assert (await house.post("/ctl/reload", public=public, **headers))[0] == status
-    assert bool(house.actions.done) == (status == 200)
+    assert (await fixture.post("/ctl/reload", public=public, **headers))[0] == status
+    assert bool(fixture.actions.done) == (status == 200)
 
 
 async def test_a_page_of_another_site_and_a_rebound_name_give_no_orders():
-    house = House()
-    assert (await house.post("/ctl/reload", origin="https://evil.example"))[0] == 403
-    assert (await house.post("/ctl/reload", sec_fetch_site="cross-site"))[0] == 403
-    assert (await house.post("/ctl/reload", host="evil.example"))[0] == 421
-    assert house.actions.done == []
+    fixture = AdminFixture()
+    assert (await fixture.post("/ctl/reload", origin="https://evil.example"))[0] == 403
+    assert (await fixture.post("/ctl/reload", sec_fetch_site="cross-site"))[0] == 403
+    assert (await fixture.post("/ctl/reload", host="evil.example"))[0] == 421
+    assert fixture.actions.done == []
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
 async def test_a_look_is_no_order(method):
-    house = House()
-    assert (await house.post("/ctl/reload", method=method))[0] == 405
-    assert house.actions.done == []
+    fixture = AdminFixture()
+    assert (await fixture.post("/ctl/reload", method=method))[0] == 405
+    assert fixture.actions.done == []
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ class Acts:
     block_user = unblock_user = forgive_user = force_breaker = restart_app = reload_policy
 
 
-class House:
+class AdminFixture:
     def __init__(self, token: str = TOKEN) -> None:
         self.now = 0.0
         self.waits: list[float] = []
@@ -86,7 +86,7 @@ def header(answer: AdminResponse, name: str) -> str:
     [(True, TOKEN, "Log in"), (True, "", "no admin token is set"), (False, TOKEN, "Log in"), (False, "", "Trend")],
 )
 async def test_the_page_comes_the_form_or_how_to_have_one(public: bool, token: str, shown: str) -> None:
-    answer = await House(token).ask("/dashboard", public=public)
+    answer = await AdminFixture(token).ask("/dashboard", public=public)
     assert answer.status == 200
     assert shown in answer.body.decode()
     assert "{" not in re.sub(r"<script.*", "", answer.body.decode())
@@ -101,13 +101,13 @@ async def test_the_page_comes_the_form_or_how_to_have_one(public: bool, token: s
     ],
 )
 async def test_the_right_token_sets_a_cookie_that_is_not_the_token(public: bool, secure: bool, kept: str) -> None:
-    house = House()
-    answer = await house.ask("/dashboard/login", method="POST", form={"token": TOKEN}, public=public, secure=secure)
+    fixture = AdminFixture()
+    answer = await fixture.ask("/dashboard/login", method="POST", form={"token": TOKEN}, public=public, secure=secure)
     cookie, _, rest = header(answer, "Set-Cookie").partition("; ")
     assert (answer.status, rest) == (303, kept)
     assert header(answer, "Location") == ("/_outrigger/dashboard" if public else "/dashboard")
     assert TOKEN not in cookie
-    page = await house.ask("/dashboard", public=public, cookie=f"a=b; {cookie}; outrigger=other")
+    page = await fixture.ask("/dashboard", public=public, cookie=f"a=b; {cookie}; outrigger=other")
     assert "Trend" in page.body.decode()
     data = re.search(r'data-at="(.*?)"', page.body.decode())
     assert data is not None
@@ -133,34 +133,34 @@ async def test_the_right_token_sets_a_cookie_that_is_not_the_token(public: bool,
     ],
 )
 async def test_the_cookie_reads_and_acts_only_from_its_own_origin(path, method, headers, status) -> None:
-    house = House()
-    cookie = await house.login()
-    assert (await house.ask(path, method=method, cookie=cookie, **headers)).status == status
-    assert (await house.ask(path, method=method, **headers)).status == 401
+    fixture = AdminFixture()
+    cookie = await fixture.login()
+    assert (await fixture.ask(path, method=method, cookie=cookie, **headers)).status == status
+    assert (await fixture.ask(path, method=method, **headers)).status == 401
 
 
 async def test_a_claimed_dashboard_leads_to_where_its_cookie_counts() -> None:
-    house = House()
+    fixture = AdminFixture()
     for headers in ({}, {"cookie": "outrigger=x"}):
-        answer = await house.ask("/dashboard", claimed=True, **headers)
+        answer = await fixture.ask("/dashboard", claimed=True, **headers)
         assert (answer.status, header(answer, "Location")) == (303, "/_outrigger/dashboard")
-    shown = await house.ask("/dashboard", claimed=True, authorization=f"Bearer {TOKEN}")
+    shown = await fixture.ask("/dashboard", claimed=True, authorization=f"Bearer {TOKEN}")
     assert (shown.status, "Trend" in shown.body.decode()) == (200, True)
 
 
 async def test_a_page_of_another_site_cannot_use_up_an_operators_guesses() -> None:
-    house = House()
+    fixture = AdminFixture()
     for site in ("cross-site", "same-site", "cross-site", "cross-site"):
         form = {"token": "wrong"}
-        assert (await house.ask("/dashboard/login", method="POST", form=form, sec_fetch_site=site)).status == 403
-    assert await house.login()
-    assert house.waits == []
+        assert (await fixture.ask("/dashboard/login", method="POST", form=form, sec_fetch_site=site)).status == 403
+    assert await fixture.login()
+    assert fixture.waits == []
 
 
 async def test_the_token_itself_is_no_cookie() -> None:
-    house = House()
+    fixture = AdminFixture()
     for value in (TOKEN, "", "None", '"', 10_000 * "a"):
-        assert (await house.ask("/status", cookie=f"outrigger={value}")).status == 401
+        assert (await fixture.ask("/status", cookie=f"outrigger={value}")).status == 401
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ async def test_the_token_itself_is_no_cookie() -> None:
     ],
 )
 async def test_every_page_is_framed_by_nobody_and_kept_by_no_cache_unasked(token, path, method, status) -> None:
-    answer = await House(token).ask(path, method=method)
+    answer = await AdminFixture(token).ask(path, method=method)
     assert answer.status == status
     assert "frame-ancestors 'none'" in header(answer, "Content-Security-Policy")
     assert [header(answer, name) for name in ("X-Frame-Options", "X-Content-Type-Options", "Cache-Control")] == [
@@ -186,35 +186,35 @@ async def test_every_page_is_framed_by_nobody_and_kept_by_no_cache_unasked(token
 
 
 async def test_wrong_tokens_are_told_so_slowed_and_set_no_cookie() -> None:
-    house = House()
+    fixture = AdminFixture()
     for _ in range(6):
-        answer = await house.ask("/dashboard/login", method="POST", form={"token": "<b>wrong"})
+        answer = await fixture.ask("/dashboard/login", method="POST", form={"token": "<b>wrong"})
         assert (answer.status, header(answer, "Set-Cookie")) == (401, "")
         assert "That is not the token." in answer.body.decode()
         assert "<b>wrong" not in answer.body.decode()
-    assert house.waits == [0.5, 1.0, 2.0]
-    peer = next(iter(house.gate._peers.values()))
+    assert fixture.waits == [0.5, 1.0, 2.0]
+    peer = next(iter(fixture.gate._peers.values()))
     peer.waiting = 4
-    answer = await house.ask("/dashboard/login", method="POST", form={"token": TOKEN})
+    answer = await fixture.ask("/dashboard/login", method="POST", form={"token": TOKEN})
     assert (answer.status, header(answer, "Retry-After")) == (429, "4")
 
 
 async def test_a_session_ends_with_its_hours_its_token_and_a_logout() -> None:
-    house = House()
-    cookie = await house.login()
-    house.now = SESSION_SECONDS - 1
-    assert (await house.ask("/status", cookie=cookie)).status == 200
-    house.now = SESSION_SECONDS
-    assert (await house.ask("/status", cookie=cookie)).status == 401
-    cookie = await house.login()
-    house.gate.token = "another"
-    assert (await house.ask("/status", cookie=cookie)).status == 401
-    house.gate.token = TOKEN
-    cookie = await house.login()
-    assert (await house.ask("/dashboard/logout", method="POST", cookie=cookie)).status == 403
-    gone = await house.ask("/dashboard/logout", method="POST", cookie=cookie, origin="https://app.example")
+    fixture = AdminFixture()
+    cookie = await fixture.login()
+    fixture.now = SESSION_SECONDS - 1
+    assert (await fixture.ask("/status", cookie=cookie)).status == 200
+    fixture.now = SESSION_SECONDS
+    assert (await fixture.ask("/status", cookie=cookie)).status == 401
+    cookie = await fixture.login()
+    fixture.gate.token = "another"
+    assert (await fixture.ask("/status", cookie=cookie)).status == 401
+    fixture.gate.token = TOKEN
+    cookie = await fixture.login()
+    assert (await fixture.ask("/dashboard/logout", method="POST", cookie=cookie)).status == 403
+    gone = await fixture.ask("/dashboard/logout", method="POST", cookie=cookie, origin="https://app.example")
     assert "Max-Age=0" in header(gone, "Set-Cookie")
-    assert (await house.ask("/status", cookie=cookie)).status == 401
+    assert (await fixture.ask("/status", cookie=cookie)).status == 401
 
 
 def test_only_so_many_sessions_are_open() -> None:
@@ -229,18 +229,18 @@ def test_only_so_many_sessions_are_open() -> None:
 
 
 async def test_what_the_browser_has_is_not_sent_again() -> None:
-    house = House("")
+    fixture = AdminFixture("")
     for path in ("/dashboard", "/dashboard/app.js"):
-        first = await house.ask(path, public=False)
+        first = await fixture.ask(path, public=False)
         etag = header(first, "ETag")
         for known, status in ((etag, 304), (f'W/{etag}, "x"', 304), ('"x"', 200)):
-            again = await house.ask(path, public=False, if_none_match=known)
+            again = await fixture.ask(path, public=False, if_none_match=known)
             assert (again.status, header(again, "ETag")) == (status, etag)
             assert not again.body or status == 200
 
 
 async def test_nothing_inline_and_nothing_from_elsewhere() -> None:
-    answer = await House("").ask("/dashboard", public=False)
+    answer = await AdminFixture("").ask("/dashboard", public=False)
     policy = header(answer, "Content-Security-Policy")
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
@@ -261,6 +261,6 @@ def test_all_of_it_is_small() -> None:
     "path", ["/dashboard/nothing.js", "/dashboard/../endpoints.py", "/dashboard/%2e%2e/x", "/dashboardx"]
 )
 async def test_no_other_file_is_to_be_had(path: str) -> None:
-    house = House("")
+    fixture = AdminFixture("")
     request = AdminRequest("GET", path, {"host": "127.0.0.1"}.get, "")
-    assert (await house.endpoints.handle(request, public=False)).status == 404
+    assert (await fixture.endpoints.handle(request, public=False)).status == 404

@@ -142,12 +142,14 @@ def test_an_operators_word_outlives_a_reload_that_takes_the_breaker_away():
 
 
 def test_changes_are_told_once():
-    told, clock = [], Clock()
-    breaker = Breaker("a", schema.Breaker(min_calls=1), clock=clock, on_change=lambda state, why: told.append(state))
+    reported, clock = [], Clock()
+    breaker = Breaker(
+        "a", schema.Breaker(min_calls=1), clock=clock, on_change=lambda state, why: reported.append(state)
+    )
     breaker.report(breaker.admit(), ok=False)
     clock.now += 30
     breaker.report(breaker.admit(), ok=True)
-    assert told == ["open", "half-open", "closed"]
+    assert reported == ["open", "half-open", "closed"]
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.booleans()), max_size=60))

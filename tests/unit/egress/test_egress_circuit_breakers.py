@@ -11,12 +11,12 @@ class Clock:
         return self.now
 
 
-def made(clock, told=None, **rule):
+def made(clock, reported=None, **rule):
     return UpstreamBreakers(
         "openai",
         schema.Breaker(**{"min_calls": 2, **rule}),
         clock=clock,
-        on_change=lambda what, state, why, worst: told.append((what, state)) if told is not None else None,
+        on_change=lambda what, state, why, worst: reported.append((what, state)) if reported is not None else None,
     )
 
 
@@ -27,15 +27,15 @@ def fails(breakers, *kind, times=2):
 
 
 def test_calls_are_judged_with_their_like_and_told_as_one():
-    told = []
-    breakers = made(Clock(), told)
+    reported = []
+    breakers = made(Clock(), reported)
     fails(breakers, "chat", "gpt-4o")
     assert breakers.breaker_of("chat", "gpt-4o").admit() is None
     for other in (("chat", "gpt-4o-mini"), ("embeddings", "small"), ("chat", None)):
         assert breakers.breaker_of(*other).admit() is not None
     assert (breakers.state, breakers.reason) == ("open", "2 of the last 2 calls failed (chat with gpt-4o)")
     assert breakers.not_closed() == {"chat with gpt-4o": "open"}
-    assert told == [("chat with gpt-4o", "open")]
+    assert reported == [("chat with gpt-4o", "open")]
     assert repr(breakers) == "<Breaker openai: open, 2 of 2 failed>"
 
 
@@ -73,10 +73,10 @@ def test_what_does_not_count_passes_until_an_operator_says_otherwise():
 
 
 def test_an_operators_word_is_for_all_calls_and_told_once():
-    told = []
-    breakers = made(Clock(), told)
+    reported = []
+    breakers = made(Clock(), reported)
     fails(breakers, "chat", "a")
-    told.clear()
+    reported.clear()
     breakers.force("open")
     for kind in (("chat", "a"), ("chat", "new")):
         assert (breakers.breaker_of(*kind).admit(), breakers.breaker_of(*kind).forced) == (None, "open")
@@ -87,7 +87,7 @@ def test_an_operators_word_is_for_all_calls_and_told_once():
     assert breakers.state == "closed"
     breakers.force(None)
     assert (breakers.state, breakers.reason) == ("closed", "an operator gave it back")
-    assert told == [("", "open"), ("", "closed"), ("", "closed")]
+    assert reported == [("", "open"), ("", "closed"), ("", "closed")]
     fails(breakers, "chat", "a")
     assert breakers.state == "open"
 

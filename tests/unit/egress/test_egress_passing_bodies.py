@@ -81,10 +81,10 @@ def test_what_is_read_at_the_ends_is_the_objects_own(found, size, packed):
     ends = JsonEnds("gzip" if packed else "identity")
     for at in range(0, len(data), size):
         ends.feed(data[at : at + size])
-    told = ends.members()
-    assert all(found[name] == value for name, value in told.items())
+    reported = ends.members()
+    assert all(found[name] == value for name, value in reported.items())
     if len(raw) <= KEPT_BYTES:
-        assert told == found
+        assert reported == found
     assert len(ends._first) + len(ends._last) <= 2 * KEPT_BYTES
 
 

@@ -222,12 +222,12 @@ def test_one_giant_call_that_is_refused_does_not_close_the_door_for_others():
 
 
 def test_each_mark_is_warned_of_once():
-    told = []
-    mine = SpendLimits(cap(total="$1/d"), now=Clock(), on_warn=lambda *said: told.append((said[0], said[2])))
+    reported = []
+    mine = SpendLimits(cap(total="$1/d"), now=Clock(), on_warn=lambda *said: reported.append((said[0], said[2])))
     for _ in range(10):
         pay(mine, 0.1)
     whom = "all calls together (cap.total)"
-    assert told == [(whom, 0.5), (whom, 0.8), (whom, 1.0)]
+    assert reported == [(whom, 0.5), (whom, 0.8), (whom, 1.0)]
 
 
 def test_what_the_ledger_has_counts_after_a_restart():

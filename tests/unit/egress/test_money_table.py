@@ -168,9 +168,9 @@ def test_every_tier_costs_what_genai_prices_says(section):
             continue
         for variant in model.price_variants or ():
             (key, value), *_ = variant.when.items()
-            told = {"speed": value} if key == "speed" else {"service_tier": value}
+            reported = {"speed": value} if key == "speed" else {"service_tier": value}
             for usage in TOKENS[1:4]:
-                cost = tariffs.cost("responses", usage_of(usage, name, **told), name, at=at.timestamp())
+                cost = tariffs.cost("responses", usage_of(usage, name, **reported), name, at=at.timestamp())
                 assert sure(cost) == nanos(theirs(provider, model, usage, at, variant.when)), (name, variant.when)
                 seen += 1
     assert seen

@@ -34,12 +34,12 @@ def test_requests_that_differ_by_nature_are_not_mistaken_for_overload(spread: fl
     assert report.shed.total() <= 0.001 * len(report.times)
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["calls reported", "calls unseen"])
-def test_a_route_whose_model_takes_a_minute_is_not_mistaken_for_overload(told: bool) -> None:
+@pytest.mark.parametrize("reported", [True, False], ids=["calls reported", "calls unseen"])
+def test_a_route_whose_model_takes_a_minute_is_not_mistaken_for_overload(reported: bool) -> None:
     async def run() -> None:
         scene = Scene(ADAPTIVE, App())
         quick = asyncio.create_task(scene.load(40.0, 150.0))
-        model = await scene.load(1.0, 90.0, Route("model"), model=60.0, told=told)
+        model = await scene.load(1.0, 90.0, Route("model"), model=60.0, reported=reported)
         assert not model.shed
         assert not (await quick).shed
         assert model.percentile(0.95) < 60.1
@@ -53,7 +53,7 @@ def test_a_burst_of_slow_model_calls_is_let_in_as_the_limit_grows() -> None:
         report = Report(100.0)
         async with asyncio.TaskGroup() as group:
             for _ in range(100):
-                group.create_task(scene.request(report, Route("model"), model=60.0, told=False))
+                group.create_task(scene.request(report, Route("model"), model=60.0, reported=False))
         assert not report.shed
         assert max(report.times) < 75.0
 
@@ -94,9 +94,9 @@ def test_a_route_whose_mix_turns_to_slow_waits_is_not_shed() -> None:
     async def run() -> None:
         scene = Scene(ADAPTIVE, App())
         await scene.load(20.0, 60.0)
-        turned = await scene.load(20.0, 60.0, model=2.0, told=False)
+        turned = await scene.load(20.0, 60.0, model=2.0, reported=False)
         assert turned.shed.total() <= 0.01 * len(turned.times)
-        later = await scene.load(20.0, 60.0, model=2.0, told=False)
+        later = await scene.load(20.0, 60.0, model=2.0, reported=False)
         assert not later.shed
         assert later.percentile(0.95) < 2.1
         assert not (await scene.load(20.0, 30.0)).shed
@@ -108,7 +108,7 @@ def test_quick_and_slow_requests_of_one_route_are_hardly_ever_mistaken_for_overl
     async def run() -> None:
         scene = Scene(ADAPTIVE, App(spread=0.6))
         await scene.load(30.0, 60.0)
-        quick, slow = await asyncio.gather(scene.load(15.0, 180.0), scene.load(15.0, 180.0, model=1.0, told=False))
+        quick, slow = await asyncio.gather(scene.load(15.0, 180.0), scene.load(15.0, 180.0, model=1.0, reported=False))
         assert quick.shed.total() + slow.shed.total() <= 0.05 * (len(quick.times) + len(slow.times))
 
     simulate(run())
@@ -118,7 +118,7 @@ def test_what_the_app_waits_for_may_grow_slower_and_quicker_at_will() -> None:
     async def run() -> None:
         scene = Scene(ADAPTIVE, App(spread=0.5))
         for wait in (0.0, 0.1, 0.3, 1.0, 3.0, 1.0, 0.1, 0.0, 3.0, 0.0):
-            report = await scene.load(10.0, 40.0, model=wait, told=False)
+            report = await scene.load(10.0, 40.0, model=wait, reported=False)
             assert report.shed.total() <= 0.01 * len(report.times), wait
 
     simulate(run())
@@ -129,7 +129,7 @@ def test_calls_out_that_pass_through_the_gateway_are_not_the_apps_own_time() -> 
         scene = Scene(ADAPTIVE, App())
         await scene.load(20.0, 30.0)
         before = scene.admission.limit
-        report = await scene.load(20.0, 60.0, model=5.0, told=True)
+        report = await scene.load(20.0, 60.0, model=5.0, reported=True)
         assert not report.shed
         assert scene.admission.limit >= before
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_alerts_rules import House, route
+from test_alerts_rules import FakeInputs, route
 
 from proxy import __repository__
 from proxy.observe.alerts.alert import Alert, Finding
@@ -34,8 +34,8 @@ def said(alert, now, finding, cooldown=60.0):
 
 def test_an_alert_is_told_once_at_its_beginning_once_when_over_and_between_by_its_cooldown():
     alert = Alert("mine", "openai")
-    told = {now: what for now in range(0, 300, 15) for what in said(alert, now, HOLDS if 30 <= now < 200 else None)}
-    assert told == {30: "begun", 90: "again", 150: "again", 210: "cleared"}
+    reported = {now: what for now in range(0, 300, 15) for what in said(alert, now, HOLDS if 30 <= now < 200 else None)}
+    assert reported == {30: "begun", 90: "again", 150: "again", 210: "cleared"}
 
 
 def test_what_stays_until_something_else_changes_is_told_again_only_once_it_is_worse():
@@ -49,14 +49,14 @@ def test_what_stays_until_something_else_changes_is_told_again_only_once_it_is_w
 
 
 def test_one_that_comes_and_goes_is_called_flapping_once_and_is_quiet_until_it_rests():
-    alert, told = Alert("mine", ""), []
+    alert, reported = Alert("mine", ""), []
     for now in range(0, 1800, 15):
         finding = HOLDS if now < 600 and now // 15 % 2 == 0 else None
-        told += [(now, what) for what in said(alert, now, finding, 300.0)]
-    assert told[:5] == [(0, "begun"), (15, "cleared"), (30, "begun"), (45, "cleared"), (60, "flapping")]
-    assert [what for _, what in told[5:-1]] == ["flapping"]  # by its cooldown
-    assert told[-1][1] == "cleared"
-    assert told[-1][0] >= 600 + 585
+        reported += [(now, what) for what in said(alert, now, finding, 300.0)]
+    assert reported[:5] == [(0, "begun"), (15, "cleared"), (30, "begun"), (45, "cleared"), (60, "flapping")]
+    assert [what for _, what in reported[5:-1]] == ["flapping"]  # by its cooldown
+    assert reported[-1][1] == "cleared"
+    assert reported[-1][0] >= 600 + 585
     assert alert.state == "cleared"
 
 
@@ -85,7 +85,7 @@ def parts():
     def emit(event, message, *, level="info", **facts):
         events.append((event, message, level, facts))
 
-    house, clock = House(), Clock()
+    inputs, clock = FakeInputs(), Clock()
     rules = {
         "app_down": AlertRule(parse_condition("app is down for 10s"), "critical"),
         "errors": AlertRule(parse_condition("errors > 5% over 5m")),
@@ -93,7 +93,7 @@ def parts():
     metrics = Metrics(schema.Metrics(), version="1")
     alerts = AlertManager(
         Policy(rules=rules),
-        house,
+        inputs,
         clock=clock,
         emit=emit,
         metrics=metrics,
@@ -101,17 +101,17 @@ def parts():
         version="1",
         now=lambda: 1.7e9 + clock.now,
     )
-    return house, clock, alerts, events, metrics
+    return inputs, clock, alerts, events, metrics
 
 
 def pass_time(clock, alerts, seconds, every=15):
-    told = []
+    reported = []
     for _ in range(seconds):
         clock.now += 1
         alerts.update_conditions(None)
         if clock.now % every == 0:
-            told += [(clock.now, each.name, each.state) for each in alerts.evaluate_rules()]
-    return told
+            reported += [(clock.now, each.name, each.state) for each in alerts.evaluate_rules()]
+    return reported
 
 
 def firing(metrics, name):
@@ -119,36 +119,36 @@ def firing(metrics, name):
 
 
 async def test_a_fault_is_told_within_the_rules_time_and_one_judging(parts):
-    house, clock, alerts, events, metrics = parts
+    inputs, clock, alerts, events, metrics = parts
     assert firing(metrics, "app_down") == 0
     pass_time(clock, alerts, 16)
-    house.app = ComponentHealth("down", "restarting: it ended")
+    inputs.app = ComponentHealth("down", "restarting: it ended")
     assert pass_time(clock, alerts, 25) == [(30.0, "app_down", "firing")]
     assert firing(metrics, "app_down") == 1
     (event,) = events
     assert event[:3] == ("alert", "app_down: the app is down for 13 s: restarting: it ended", "error")
     assert event[3]["since"] == "2023-11-14T22:13:37Z"
-    house.app = ComponentHealth("ok", "ready")
+    inputs.app = ComponentHealth("ok", "ready")
     assert pass_time(clock, alerts, 30) == [(60.0, "app_down", "cleared")]
     assert firing(metrics, "app_down") == 0
     assert events[-1][1].startswith("app_down: all clear of app after 43 s; it was: the app is down")
 
 
 async def test_what_begins_at_once_is_told_at_once(parts):
-    house, clock, alerts, _, _ = parts
+    inputs, clock, alerts, _, _ = parts
     clock.now = 100.0
-    house.app = ComponentHealth("down", "it ended")
-    house.span = WindowStats(300, routes={"a": route(10, 10)})
+    inputs.app = ComponentHealth("down", "it ended")
+    inputs.span = WindowStats(300, routes={"a": route(10, 10)})
     pass_time(clock, alerts, 4)
     assert pass_time(clock, alerts, 12) == [(105.0, "errors", "firing"), (120.0, "app_down", "firing")][:1]
-    told = alerts.evaluate_rules()
-    assert [each.name for each in told] == ["app_down"]
+    reported = alerts.evaluate_rules()
+    assert [each.name for each in reported] == ["app_down"]
 
 
 async def test_a_reload_keeps_what_fires_and_drops_what_has_no_rule(parts):
-    house, clock, alerts, _, metrics = parts
-    house.app = ComponentHealth("down", "it ended")
-    house.span = WindowStats(300, routes={"a": route(10, 10)})
+    inputs, clock, alerts, _, metrics = parts
+    inputs.app = ComponentHealth("down", "it ended")
+    inputs.span = WindowStats(300, routes={"a": route(10, 10)})
     assert len(pass_time(clock, alerts, 15)) == 2
     alerts.apply(
         Policy(rules={"app_down": AlertRule(parse_condition("app is down for 2s"), "warning")}, cooldown=Cooldown(1e6))
@@ -161,11 +161,11 @@ async def test_a_reload_keeps_what_fires_and_drops_what_has_no_rule(parts):
 
 
 async def test_what_is_over_is_shown_for_a_day_and_the_most_recent_first(parts):
-    house, clock, alerts, _, _ = parts
-    house.app = ComponentHealth("down", "it ended")
+    inputs, clock, alerts, _, _ = parts
+    inputs.app = ComponentHealth("down", "it ended")
     pass_time(clock, alerts, 15)
-    house.app = ComponentHealth("ok", "it answers")
-    house.span = WindowStats(300, routes={"a": route(10, 10)})
+    inputs.app = ComponentHealth("ok", "it answers")
+    inputs.span = WindowStats(300, routes={"a": route(10, 10)})
     pass_time(clock, alerts, 30)
     assert [(each["name"], each["state"]) for each in alerts.status()] == [
         ("app_down", "cleared"),
@@ -178,24 +178,24 @@ async def test_what_is_over_is_shown_for_a_day_and_the_most_recent_first(parts):
 
 
 async def test_alerts_that_are_over_are_remembered_in_bounded_number(parts):
-    house, clock, alerts, _, _ = parts
+    inputs, clock, alerts, _, _ = parts
     alerts.apply(Policy(rules={"slow": AlertRule(parse_condition("p95 > 1s over 5m"))}))
-    house.span = WindowStats(300, routes={f"r{n}": route(50, seconds=9) for n in range(MAX_ALERTS + 50)})
+    inputs.span = WindowStats(300, routes={f"r{n}": route(50, seconds=9) for n in range(MAX_ALERTS + 50)})
     assert len(alerts.evaluate_rules()) == MAX_ALERTS + 50
-    house.span = WindowStats(300)
+    inputs.span = WindowStats(300)
     alerts.evaluate_rules()
     assert len(alerts.status()) == MAX_ALERTS
 
 
 async def test_nobody_is_told_anything_while_the_gateway_stops(parts):
-    house, clock, alerts, _, _ = parts
-    house.span = WindowStats(300, routes={"a": route(10, 10)})
-    house.is_stopping = lambda: True
+    inputs, clock, alerts, _, _ = parts
+    inputs.span = WindowStats(300, routes={"a": route(10, 10)})
+    inputs.is_stopping = lambda: True
     assert alerts.evaluate_rules() == ()
 
 
 async def test_a_fault_in_one_rule_silences_neither_the_others_nor_what_follows(parts):
-    house, clock, alerts, events, _ = parts
+    inputs, clock, alerts, events, _ = parts
 
     def broken(seconds):
         raise RuntimeError("no")
@@ -208,12 +208,12 @@ async def test_a_fault_in_one_rule_silences_neither_the_others_nor_what_follows(
         clock.now += 1
         alerts.update_conditions(None)
         if turns == 20:
-            house.window = lambda seconds: WindowStats(300, routes={"a": route(10, 10)})
+            inputs.window = lambda seconds: WindowStats(300, routes={"a": route(10, 10)})
         if turns == 40:
             raise asyncio.CancelledError
 
-    house.window = broken
-    house.app = ComponentHealth("down", "it ended")
+    inputs.window = broken
+    inputs.app = ComponentHealth("down", "it ended")
     alerts._sleep = sleep
     with pytest.raises(asyncio.CancelledError):
         await alerts.run()
@@ -221,10 +221,10 @@ async def test_a_fault_in_one_rule_silences_neither_the_others_nor_what_follows(
 
 
 async def test_judging_the_shipped_rules_costs_little(parts):
-    house, clock, _, _, metrics = parts
-    alerts = AlertManager(Policy(), house, clock=clock, emit=lambda *a, **k: None, metrics=metrics, app="", version="")
-    house.span = WindowStats(300, routes={f"r{n}": route(50) for n in range(20)})
-    house.limits = {f"r{n}": 10.0 for n in range(20)}
+    inputs, clock, _, _, metrics = parts
+    alerts = AlertManager(Policy(), inputs, clock=clock, emit=lambda *a, **k: None, metrics=metrics, app="", version="")
+    inputs.span = WindowStats(300, routes={f"r{n}": route(50) for n in range(20)})
+    inputs.limits = {f"r{n}": 10.0 for n in range(20)}
     began = time.process_time()
     for _ in range(20):
         alerts.evaluate_rules()

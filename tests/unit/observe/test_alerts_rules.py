@@ -63,7 +63,7 @@ def test_every_shipped_rule_and_every_form_reads_as_it_is_written():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("app is dwon for 10s", 'the nearest is "app is down for 10s"'),
         ("database is down for 10s", "that is no condition"),
@@ -91,20 +91,20 @@ def test_every_shipped_rule_and_every_form_reads_as_it_is_written():
         ("p95 > 50% of timeout on quick over 5m", "the route quick has no timeout"),
     ],
 )
-def test_what_is_no_condition_is_a_fault_that_says_what_to_write(text, told):
+def test_what_is_no_condition_is_a_fault_that_says_what_to_write(text, reported):
     policy = f"routes: [{{name: quick}}]\nalerts:\n  rules:\n    mine:\n      when: '{text}'\n"
     with pytest.raises(PolicyError) as caught:
         load_policy(PolicySource("p.yaml", None, policy), {})
     (fault,) = caught.value.faults
     assert str(fault).startswith("p.yaml:5: alerts.rules.mine.when: ")
-    assert told in str(fault)
+    assert reported in str(fault)
     assert "; write " in str(fault) or "; did you mean" in str(fault)
 
 
 # ── judging ──────────────────────────────────────────────────────────────────────────────────
 
 
-class House:
+class FakeInputs:
     """Facts as a test wants them."""
 
     def __init__(self):
@@ -169,8 +169,8 @@ class House:
         return self.span
 
 
-def found(house, text):
-    return [finding.subject for finding in AlertEvaluator(house).evaluate(0, parse_condition(text))]
+def found(fake, text):
+    return [finding.subject for finding in AlertEvaluator(fake).evaluate(0, parse_condition(text))]
 
 
 def route(requests, errors=0, seconds=0.05):
@@ -191,11 +191,11 @@ def route(requests, errors=0, seconds=0.05):
     ],
 )
 def test_errors_are_a_share_of_enough_requests(ok, failed, holds):
-    house = House()
-    house.span = WindowStats(300, routes={"a": route(ok + failed, failed), "b": route(0)})
-    assert bool(found(house, "errors > 5% over 5m")) == holds
-    assert bool(found(house, "errors > 5% on a over 5m")) == holds
-    assert not found(house, "errors > 5% on b over 5m")
+    fake = FakeInputs()
+    fake.span = WindowStats(300, routes={"a": route(ok + failed, failed), "b": route(0)})
+    assert bool(found(fake, "errors > 5% over 5m")) == holds
+    assert bool(found(fake, "errors > 5% on a over 5m")) == holds
+    assert not found(fake, "errors > 5% on b over 5m")
 
 
 @pytest.mark.parametrize(
@@ -212,9 +212,9 @@ def test_errors_are_a_share_of_enough_requests(ok, failed, holds):
     ],
 )
 def test_a_percentile_is_judged_by_route_and_against_its_own_timeout(text, spans, subjects):
-    house = House()
-    house.span = WindowStats(300, routes=spans)
-    assert found(house, text) == subjects
+    fake = FakeInputs()
+    fake.span = WindowStats(300, routes=spans)
+    assert found(fake, text) == subjects
 
 
 @pytest.mark.parametrize(
@@ -222,23 +222,23 @@ def test_a_percentile_is_judged_by_route_and_against_its_own_timeout(text, spans
     [(0, 0, 0, False), (0, 1, 0, False), (10, 2, 0, True), (100, 2, 0, False), (0, 0, 2, True)],
 )
 def test_waits_for_the_pool_are_those_that_ended_and_those_under_way(quick, slow, now, holds):
-    house = House()
-    house.holders = "5 idle in transactions of report (5)"
-    house.waits = [2.0] * now
-    house.span = WindowStats(60, waits=[quick if bound <= 1 else quick + slow for bound in (*WAIT_BUCKETS, 1e9)])
-    findings = list(AlertEvaluator(house).evaluate(0, parse_condition("pool wait > 1s over 1m")))
+    fake = FakeInputs()
+    fake.holders = "5 idle in transactions of report (5)"
+    fake.waits = [2.0] * now
+    fake.span = WindowStats(60, waits=[quick if bound <= 1 else quick + slow for bound in (*WAIT_BUCKETS, 1e9)])
+    findings = list(AlertEvaluator(fake).evaluate(0, parse_condition("pool wait > 1s over 1m")))
     assert bool(findings) == holds
     assert all("transactions of report" in finding.message for finding in findings)
 
 
 def test_the_task_that_waits_longest_is_judged_by_route():
-    house = House()
-    house.tasks = {"a": 301.0, "b": 300.0}
-    assert found(house, "task wait > 5m") == ["a"]
-    assert found(house, "task wait > 1m") == ["a", "b"]
-    assert found(house, "task wait > 1m on b") == ["b"]
-    house.tasks = {}
-    assert found(house, "task wait > 5m") == []
+    fake = FakeInputs()
+    fake.tasks = {"a": 301.0, "b": 300.0}
+    assert found(fake, "task wait > 5m") == ["a"]
+    assert found(fake, "task wait > 1m") == ["a", "b"]
+    assert found(fake, "task wait > 1m on b") == ["b"]
+    fake.tasks = {}
+    assert found(fake, "task wait > 5m") == []
 
 
 @pytest.mark.parametrize(
@@ -257,32 +257,32 @@ def test_the_task_that_waits_longest_is_judged_by_route():
     ],
 )
 def test_tasks_that_fail_are_a_share_of_enough_that_ended(tasks, text, subjects):
-    house = House()
-    house.span = WindowStats(3600, tasks=tasks)
-    assert found(house, text) == subjects
+    fake = FakeInputs()
+    fake.span = WindowStats(3600, tasks=tasks)
+    assert found(fake, text) == subjects
 
 
 def test_throttling_is_a_share_of_the_whole_window_so_a_start_is_no_alert():
-    house = House()
-    house.span = WindowStats(20, throttled=15)
-    assert not found(house, "throttled > 25% over 5m")
-    house.span = WindowStats(300, throttled=80)
-    assert found(house, "throttled > 25% over 5m")
+    fake = FakeInputs()
+    fake.span = WindowStats(20, throttled=15)
+    assert not found(fake, "throttled > 25% over 5m")
+    fake.span = WindowStats(300, throttled=80)
+    assert found(fake, "throttled > 25% over 5m")
 
 
 def test_money_is_told_by_upstream_without_the_name_of_any_user():
-    house = House()
-    house.money = {"openai": CapInput(4.1, 9.5, "$5/d", 0.82, users=3), "other": CapInput(1, 1)}
-    (finding,) = AlertEvaluator(house).evaluate(0, parse_condition("cost > 80% of cap"))
+    fake = FakeInputs()
+    fake.money = {"openai": CapInput(4.1, 9.5, "$5/d", 0.82, users=3), "other": CapInput(1, 1)}
+    (finding,) = AlertEvaluator(fake).evaluate(0, parse_condition("cost > 80% of cap"))
     assert finding.subject == "openai"
     assert (
         "82% of the total cap of $5/d is spent and 3 users have spent more than 80% of a cap of their own"
         in finding.message
     )
     assert "$4.10 so far today, $9.50 at its end" in finding.message
-    (finding,) = AlertEvaluator(house).evaluate(0, parse_condition("cost > $5 today"))
+    (finding,) = AlertEvaluator(fake).evaluate(0, parse_condition("cost > $5 today"))
     assert "most of it at openai" in finding.message
-    assert not found(house, "cost > $6 today")
+    assert not found(fake, "cost > $6 today")
 
 
 @pytest.mark.parametrize(
@@ -301,61 +301,61 @@ def test_money_is_told_by_upstream_without_the_name_of_any_user():
     ],
 )
 def test_calls_that_fail_are_a_share_of_enough_and_an_open_breaker_speaks_for_itself(outcomes, open, turned, holds):
-    house = House()
-    house.open, house.turned = {"openai": open}, turned
-    house.span = WindowStats(
+    fake = FakeInputs()
+    fake.open, fake.turned = {"openai": open}, turned
+    fake.span = WindowStats(
         300, calls={"openai": outcomes, "gone": {"error": 99}}, attempts={"openai": {"429": 12, "ok": 1}}
     )
     for text in ("call errors > 20% over 5m", "call errors > 20% on openai over 5m"):
-        findings = list(AlertEvaluator(house).evaluate(0, parse_condition(text)))
+        findings = list(AlertEvaluator(fake).evaluate(0, parse_condition(text)))
         assert [finding.subject for finding in findings] == ["openai"] * holds
         assert all("attempts of these 5m: 12 × 429" in finding.message for finding in findings)
-    assert not found(house, "call errors > 20% on other over 5m")
+    assert not found(fake, "call errors > 20% on other over 5m")
 
 
 @pytest.mark.parametrize(("requests", "refused", "holds"), [(4, 4, False), (5, 5, True), (50, 5, False), (49, 5, True)])
 def test_refusals_are_a_share_of_enough_requests(requests, refused, holds):
-    house = House()
-    house.span = WindowStats(
+    fake = FakeInputs()
+    fake.span = WindowStats(
         300, routes={"ask": RouteStats(requests, 0, route(requests).buckets, refused), "page": RouteStats()}
     )
-    (text,) = [one.message for one in AlertEvaluator(house).evaluate(0, parse_condition("refusals > 10% over 5m"))] or [
+    (text,) = [one.message for one in AlertEvaluator(fake).evaluate(0, parse_condition("refusals > 10% over 5m"))] or [
         None
     ]
     assert (text is not None and f"{refused} of {requests} requests" in text and f"ask ({refused})" in text) == holds
-    assert bool(found(house, "refusals > 10% on ask over 5m")) == holds
-    assert not found(house, "refusals > 10% on page over 5m")
+    assert bool(found(fake, "refusals > 10% on ask over 5m")) == holds
+    assert not found(fake, "refusals > 10% on page over 5m")
 
 
 def test_a_policy_that_is_refused_is_told_with_its_first_fault():
-    house = House()
-    assert not found(house, "policy is refused")
-    house.refused = "p.yaml:3: routes: no\np.yaml:4: more"
-    (finding,) = AlertEvaluator(house).evaluate(0, parse_condition("policy is refused"))
+    fake = FakeInputs()
+    assert not found(fake, "policy is refused")
+    fake.refused = "p.yaml:3: routes: no\np.yaml:4: more"
+    (finding,) = AlertEvaluator(fake).evaluate(0, parse_condition("policy is refused"))
     assert finding.message.endswith("stays in force: p.yaml:3: routes: no")
 
 
 def test_calls_past_the_gateway_are_told_by_upstream():
-    house = House()
-    house.past = {"openai": 4}
-    assert found(house, "calls bypass an upstream") == ["openai"]
+    fake = FakeInputs()
+    fake.past = {"openai": 4}
+    assert found(fake, "calls bypass an upstream") == ["openai"]
 
 
-def lasting(house, text, *, at):
+def lasting(fake, text, *, at):
     """Judged once a second from 0 to `at`; what holds then."""
-    judge, condition = AlertEvaluator(house), parse_condition(text)
+    judge, condition = AlertEvaluator(fake), parse_condition(text)
     for now in range(at + 1):
         judge.update_conditions(now, {condition})
     return [finding.subject for finding in judge.evaluate(at, condition)]
 
 
 def test_what_must_last_is_not_told_before():
-    house = House()
-    house.app = ComponentHealth("down", "restarting: it ended")
-    house.others["postgres"] = ComponentHealth("down", "away")
-    house.others["ledger"] = ComponentHealth("degraded", "disk full")
-    house.open = {"openai": True, "other": False}
-    house.latest = ResourceSample(gateway_bytes=50, app_bytes=860, limit_bytes=1000)
+    fake = FakeInputs()
+    fake.app = ComponentHealth("down", "restarting: it ended")
+    fake.others["postgres"] = ComponentHealth("down", "away")
+    fake.others["ledger"] = ComponentHealth("degraded", "disk full")
+    fake.open = {"openai": True, "other": False}
+    fake.latest = ResourceSample(gateway_bytes=50, app_bytes=860, limit_bytes=1000)
     for text, subject in [
         ("app is down for 10s", "app"),
         ("app is degraded for 10s", "app"),
@@ -365,10 +365,10 @@ def test_what_must_last_is_not_told_before():
         ("breaker of openai is open for 10s", "openai"),
         ("memory > 85% for 10s", ""),
     ]:
-        assert lasting(house, text, at=9) == [], text
-        assert lasting(house, text, at=10) == [subject], text
-    assert lasting(house, "breaker of other is open for 0s", at=9) == []
-    assert lasting(house, "store is down for 0s", at=9) == []
+        assert lasting(fake, text, at=9) == [], text
+        assert lasting(fake, text, at=10) == [subject], text
+    assert lasting(fake, "breaker of other is open for 0s", at=9) == []
+    assert lasting(fake, "store is down for 0s", at=9) == []
 
 
 @pytest.mark.parametrize(
@@ -380,11 +380,11 @@ def test_what_must_last_is_not_told_before():
     ],
 )
 def test_a_rule_whose_for_alone_is_changed_goes_on_from_where_it_was(old, new, subject):
-    house = House()
-    house.app = ComponentHealth("down", "it ended")
-    house.open = {"openai": True}
-    house.latest = ResourceSample(gateway_bytes=50, app_bytes=860, limit_bytes=1000)
-    judge = AlertEvaluator(house)
+    fake = FakeInputs()
+    fake.app = ComponentHealth("down", "it ended")
+    fake.open = {"openai": True}
+    fake.latest = ResourceSample(gateway_bytes=50, app_bytes=860, limit_bytes=1000)
+    judge = AlertEvaluator(fake)
     for now in range(30):
         judge.update_conditions(now, {parse_condition(old)})
     judge.update_conditions(30, {parse_condition(new)})
@@ -394,10 +394,10 @@ def test_a_rule_whose_for_alone_is_changed_goes_on_from_where_it_was(old, new, s
 
 
 def test_an_app_that_is_away_on_purpose_is_no_news():
-    house = House()
-    house.app = ComponentHealth("down", "restarting: it is being replaced: memory")
-    house.excused = True
-    assert lasting(house, "app is down for 5s", at=60) == []
+    fake = FakeInputs()
+    fake.app = ComponentHealth("down", "restarting: it is being replaced: memory")
+    fake.excused = True
+    assert lasting(fake, "app is down for 5s", at=60) == []
 
 
 def test_an_app_that_crashes_again_and_again_is_down_though_it_is_up_for_moments():

@@ -234,9 +234,9 @@ def test_a_reader_that_stops_holds_up_nobody_and_learns_what_it_missed(pipe: tup
     os.close(write)
     reader.join(5)
     lines = [json.loads(line) for line in received.splitlines()]
-    told = sum(line["lines"] for line in lines if line["event"] == "log.dropped")
-    assert told == log.dropped
-    assert len([line for line in lines if line["event"] == "n"]) == 3000 - told
+    reported = sum(line["lines"] for line in lines if line["event"] == "log.dropped")
+    assert reported == log.dropped
+    assert len([line for line in lines if line["event"] == "n"]) == 3000 - reported
     assert lines[-1]["event"] == "after"
 
 

@@ -211,6 +211,6 @@ def test_a_tool_of_others_takes_our_policies_and_names_the_place_of_a_mistake(tm
     assert ours.returncode == 0, ours.stdout
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("app:\n  stop_timout: 3s\n")
-    told = subprocess.run([*command, wrong], capture_output=True, text=True)
-    assert told.returncode == 1
-    assert "'stop_timout' was unexpected" in told.stdout
+    reported = subprocess.run([*command, wrong], capture_output=True, text=True)
+    assert reported.returncode == 1
+    assert "'stop_timout' was unexpected" in reported.stdout

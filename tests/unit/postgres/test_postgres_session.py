@@ -321,9 +321,9 @@ def test_a_client_is_told_where_its_server_reports_something_else():
 
 def test_an_application_name_of_its_own_is_set_and_seen():
     talk = Talk(name="mine", params={**PARAMS, b"application_name": b"mine"})
-    ahead, told = talk.link(server(name="theirs", params={**PARAMS, b"application_name": b"theirs"}))
+    ahead, reported = talk.link(server(name="theirs", params={**PARAMS, b"application_name": b"theirs"}))
     assert b"set_config(E'application_name', E'mine', false)" in ahead
-    assert told == b""
+    assert reported == b""
     assert talk.server(wire.parameter_status(b"application_name", b"mine") + ANSWER + ready()) == b""
 
 

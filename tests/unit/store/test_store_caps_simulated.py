@@ -51,7 +51,7 @@ async def load(world: World, instances, calls: int, *, spread: float, exact: boo
     await asyncio.gather(*(one() for _ in range(calls)))
 
 
-def told(world: World) -> int:
+def spent_in_store(world: World) -> int:
     """What the store has as spent by all users today."""
     found = 0
     for record in world.book.records.values():
@@ -74,7 +74,7 @@ def test_exact_estimates_never_pass_a_cap_and_none_is_refused_that_one_instance_
         world.check_signs()
         await asyncio.sleep(QUIET)
         assert world.book.set_aside() == 0
-        assert told(world) == sum(billed.values())
+        assert spent_in_store(world) == sum(billed.values())
 
     run_simulated(play())
 
@@ -90,7 +90,7 @@ def test_a_cap_is_passed_by_the_errors_of_the_estimates_under_way_at_most(seed):
         assert world.refusals, "the cap was never reached"
         await asyncio.sleep(QUIET)
         assert world.book.set_aside() == 0
-        assert told(world) == sum(world.billed.values())
+        assert spent_in_store(world) == sum(world.billed.values())
 
     run_simulated(play())
 

@@ -49,7 +49,7 @@ upstreams:
 """
 
 
-class House(SimpleNamespace):
+class DashboardScene(SimpleNamespace):
     gateway: GatewayProcess
     vendor: Vendor
     session: aiohttp.ClientSession
@@ -87,7 +87,7 @@ class House(SimpleNamespace):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DashboardScene]:
     vendor = Vendor(answers(completion()))
     await vendor.start()
     policy = POLICY.replace("<port>", str(vendor.port))
@@ -97,21 +97,21 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House
     async with gateway(folder, *app, policy=policy, environ=environ) as running:
         await running.ready()
         async with chromium.browser() as real, aiohttp.ClientSession() as session:
-            yield House(gateway=running, vendor=vendor, session=session, browser=real)
+            yield DashboardScene(gateway=running, vendor=vendor, session=session, browser=real)
     await vendor.stop()
 
 
-async def test_it_shows_an_incident_from_beginning_to_end(house: House) -> None:
-    async with look(house.browser, f"{house.admin}/", token=TOKEN) as seen, in_haste(seen.page):
+async def test_it_shows_an_incident_from_beginning_to_end(scene: DashboardScene) -> None:
+    async with look(scene.browser, f"{scene.admin}/", token=TOKEN) as seen, in_haste(seen.page):
         page = seen.page
         now, row = page.locator("#now"), page.locator("#upstreams tbody tr", has_text="openai")
-        await house.chat(2)
+        await scene.chat(2)
         await expect(now).to_have_text("All is well.")
         await expect(row).to_contain_text("closed, calls pass")
         await expect(page.locator("#money")).to_contain_text("spent")
 
-        house.vendor.answers = [errs(500)]
-        await house.chat(3)
+        scene.vendor.answers = [errs(500)]
+        await scene.chat(3)
         await expect(now).to_contain_text("openai is not answering since")
         await expect(page).to_have_title(re.compile("^! openai is"))
         await expect(now).to_have_class("degraded")
@@ -120,18 +120,18 @@ async def test_it_shows_an_incident_from_beginning_to_end(house: House) -> None:
         await expect(page.locator("#alert-list li.firing")).to_contain_text("breaker_open: openai")
 
         await expect(now).to_contain_text("openai is being tried again")
-        house.vendor.answers = [answers(completion())]
-        await house.chat(1)
+        scene.vendor.answers = [answers(completion())]
+        await scene.chat(1)
         await expect(now).to_have_text("All is well.")
         await expect(page.locator("#alert-list li.cleared")).to_contain_text("breaker_open: openai")
         await expect(row).to_contain_text("closed, calls pass")
         assert await seen.settled() == []
 
 
-async def test_names_of_users_are_text_whatever_they_are(house: House) -> None:
-    await house.chat(1, EVIL)
-    assert await house.ask("/narrow", 3, EVIL) == 429
-    async with look(house.browser, f"{house.admin}/dashboard", token=TOKEN) as seen:
+async def test_names_of_users_are_text_whatever_they_are(scene: DashboardScene) -> None:
+    await scene.chat(1, EVIL)
+    assert await scene.ask("/narrow", 3, EVIL) == 429
+    async with look(scene.browser, f"{scene.admin}/dashboard", token=TOKEN) as seen:
         page = seen.page
         await expect(page.locator("#limited")).to_contain_text(EVIL)
         await expect(page.locator("#spenders")).to_contain_text(EVIL)
@@ -140,9 +140,12 @@ async def test_names_of_users_are_text_whatever_they_are(house: House) -> None:
         await page.keyboard.press("Escape")
         assert await page.locator("img").count() == 0
         assert await seen.settled() == []
-    told = {"status": status_scenes.everywhere(EVIL, status_scenes.bad_night()), "history": status_scenes.history(0.1)}
-    async with look(house.browser, "about:blank", token=TOKEN) as seen:
-        page = await tell(seen, told, house)
+    reported = {
+        "status": status_scenes.everywhere(EVIL, status_scenes.bad_night()),
+        "history": status_scenes.history(0.1),
+    }
+    async with look(scene.browser, "about:blank", token=TOKEN) as seen:
+        page = await tell(seen, reported, scene)
         for part in ("now", "glance", "alerts", "parts", "routes", "models", "upstreams", "caps", "blocked", "failed"):
             await expect(page.locator(f"#{part}")).to_contain_text(EVIL[:12])
         await page.locator("#upstreams").get_by_role("button", name="Open").first.click()
@@ -151,10 +154,10 @@ async def test_names_of_users_are_text_whatever_they_are(house: House) -> None:
         assert await seen.settled() == []
 
 
-async def test_who_has_no_token_logs_in_by_the_form_and_out_again(house: House) -> None:
-    async with look(house.browser, f"{house.root}/dashboard") as seen:
+async def test_who_has_no_token_logs_in_by_the_form_and_out_again(scene: DashboardScene) -> None:
+    async with look(scene.browser, f"{scene.root}/dashboard") as seen:
         page = seen.page
-        await expect(page).to_have_url(f"{house.public}/dashboard")
+        await expect(page).to_have_url(f"{scene.public}/dashboard")
         await page.get_by_label("Admin token").fill("wrong")
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("alert")).to_have_text("That is not the token.")
@@ -168,7 +171,7 @@ async def test_who_has_no_token_logs_in_by_the_form_and_out_again(house: House) 
         await page.get_by_role("button", name="Do it").click()
         await expect(page.locator("#done")).to_contain_text("policy")
         assert "Not done" not in await page.inner_text("#done")
-        await page.goto(f"{house.root}/dashboard")
+        await page.goto(f"{scene.root}/dashboard")
         await expect(page.locator("#routes tbody tr")).to_have_count(2)
         assert await seen.settled() == []
         await page.get_by_role("button", name="Log out").click()
@@ -176,14 +179,14 @@ async def test_who_has_no_token_logs_in_by_the_form_and_out_again(house: House) 
         assert await page.context.cookies() == []
 
 
-async def test_a_page_of_another_site_neither_acts_nor_reads_nor_frames_it(house: House) -> None:
+async def test_a_page_of_another_site_neither_acts_nor_reads_nor_frames_it(scene: DashboardScene) -> None:
     page_of_theirs = f"""
-        <iframe src="{house.public}/dashboard"></iframe><iframe name="hidden"></iframe>
-        <form method="post" target="hidden" action="{house.public}/ctl/restart-app"></form>
+        <iframe src="{scene.public}/dashboard"></iframe><iframe name="hidden"></iframe>
+        <form method="post" target="hidden" action="{scene.public}/ctl/restart-app"></form>
         <script>
           document.forms[0].submit();
           for (const [path, method] of [["ctl/reload", "POST"], ["status", "GET"]])
-            fetch(`{house.public}/${{path}}`, {{method, mode: "no-cors", credentials: "include"}});
+            fetch(`{scene.public}/${{path}}`, {{method, mode: "no-cors", credentials: "include"}});
         </script>"""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -192,31 +195,33 @@ async def test_a_page_of_another_site_neither_acts_nor_reads_nor_frames_it(house
         writer.close()
 
     theirs = await asyncio.start_server(serve, "127.0.0.1")
-    async with theirs, look(house.browser, f"{house.public}/dashboard") as seen:
+    async with theirs, look(scene.browser, f"{scene.public}/dashboard") as seen:
         await seen.page.get_by_label("Admin token").fill(TOKEN)
         await seen.page.keyboard.press("Enter")
         await expect(seen.page.locator("#routes tbody tr")).to_have_count(2)
-        before = house.gateway.app_pid(), len(house.gateway.events("ctl"))
+        before = scene.gateway.app_pid(), len(scene.gateway.events("ctl"))
         page, answers = await seen.page.context.new_page(), dict[str, int]()
         page.on("response", lambda got: answers.update({got.url.rpartition("_outrigger")[2]: got.status}))
         await page.goto(f"http://localhost:{theirs.sockets[0].getsockname()[1]}/")  # the same machine, another site
         await page.wait_for_load_state("networkidle")
         assert [answers.get(path) for path in ("/ctl/restart-app", "/ctl/reload", "/status")] == [401, 401, 401]
         assert "Outrigger" not in "".join([await frame.content() for frame in page.frames[1:]])
-        assert (house.gateway.app_pid(), len(house.gateway.events("ctl"))) == before
+        assert (scene.gateway.app_pid(), len(scene.gateway.events("ctl"))) == before
 
 
 @pytest.mark.parametrize(("proto", "secure"), [("https", True), ("http", False)])
-async def test_the_cookie_is_secure_where_a_trusted_proxy_says_https(house: House, proto: str, secure: bool) -> None:
-    url, form = f"{house.public}/dashboard/login", {"token": TOKEN}
+async def test_the_cookie_is_secure_where_a_trusted_proxy_says_https(
+    scene: DashboardScene, proto: str, secure: bool
+) -> None:
+    url, form = f"{scene.public}/dashboard/login", {"token": TOKEN}
     headers = {"X-Forwarded-Proto": proto, "X-Forwarded-For": "203.0.113.7"}
-    async with house.session.post(url, data=form, headers=headers, allow_redirects=False) as answer:
+    async with scene.session.post(url, data=form, headers=headers, allow_redirects=False) as answer:
         assert (answer.status, answer.headers["Location"]) == (303, "/_outrigger/dashboard")
         assert ("Secure" in answer.headers["Set-Cookie"].split("; ")) == secure
 
 
-async def test_a_user_is_blocked_and_unblocked_by_hand_with_the_keyboard_alone(house: House) -> None:
-    async with look(house.browser, f"{house.admin}/dashboard") as seen:
+async def test_a_user_is_blocked_and_unblocked_by_hand_with_the_keyboard_alone(scene: DashboardScene) -> None:
+    async with look(scene.browser, f"{scene.admin}/dashboard") as seen:
         page = seen.page
         await expect(page.get_by_label("Admin token")).to_be_focused()
         await page.keyboard.type(TOKEN)
@@ -239,19 +244,19 @@ async def test_a_user_is_blocked_and_unblocked_by_hand_with_the_keyboard_alone(h
         await page.keyboard.press("Tab")
         await page.keyboard.press("Enter")
         await expect(page.locator("#done")).to_contain_text("mallory")
-        assert await house.ask("/", user="mallory") == 403
+        assert await scene.ask("/", user="mallory") == 403
         again = page.locator("#blocked").get_by_role("button", name="Unblock mallory")
         await again.focus()
         await page.keyboard.press("Enter")
         await page.keyboard.press("Tab")
         await page.keyboard.press("Enter")
         await expect(again).to_have_count(0)
-        assert await house.ask("/", user="mallory") == 200
+        assert await scene.ask("/", user="mallory") == 200
         assert await seen.settled() == []
 
 
-async def test_a_breaker_is_held_open_and_given_back_by_hand(house: House) -> None:
-    async with look(house.browser, f"{house.admin}/dashboard", token=TOKEN) as seen:
+async def test_a_breaker_is_held_open_and_given_back_by_hand(scene: DashboardScene) -> None:
+    async with look(scene.browser, f"{scene.admin}/dashboard", token=TOKEN) as seen:
         page = seen.page
         for name, shown in (("Open", "open, calls are refused"), ("Auto", "closed, calls pass")):
             await page.get_by_role("button", name=f"{name} the breaker of openai").click()
@@ -260,10 +265,10 @@ async def test_a_breaker_is_held_open_and_given_back_by_hand(house: House) -> No
         assert await seen.settled() == []
 
 
-async def test_a_phone_and_a_reader_of_screens_can_read_the_worst_of_nights(house: House) -> None:
-    told = {"status": status_scenes.bad_night(), "history": status_scenes.history()}
-    async with look(house.browser, "about:blank", token=TOKEN) as seen:
-        page = await tell(seen, told, house)
+async def test_a_phone_and_a_reader_of_screens_can_read_the_worst_of_nights(scene: DashboardScene) -> None:
+    reported = {"status": status_scenes.bad_night(), "history": status_scenes.history()}
+    async with look(scene.browser, "about:blank", token=TOKEN) as seen:
+        page = await tell(seen, reported, scene)
         await expect(page.locator("#now .line").nth(1)).to_contain_text("openai is not answering since")
         await expect(page.locator("#glance li").nth(3)).to_contain_text("96 % of openai’s cap")
         await expect(page.locator("#gauges")).to_contain_text("CPU: 0.47 of 0.5 cores")
@@ -294,10 +299,10 @@ async def test_a_phone_and_a_reader_of_screens_can_read_the_worst_of_nights(hous
         assert await seen.settled() == []
 
 
-async def test_what_is_not_there_is_said_in_a_line(house: House) -> None:
-    told = {"status": status_scenes.starting(), "history": status_scenes.history(0)}
-    async with look(house.browser, "about:blank", token=TOKEN, width=360) as seen, in_haste(seen.page):
-        page = await tell(seen, told, house)
+async def test_what_is_not_there_is_said_in_a_line(scene: DashboardScene) -> None:
+    reported = {"status": status_scenes.starting(), "history": status_scenes.history(0)}
+    async with look(scene.browser, "about:blank", token=TOKEN, width=360) as seen, in_haste(seen.page):
+        page = await tell(seen, reported, scene)
         await expect(page.locator("#now")).to_contain_text("the app does not answer since")
         await expect(page.locator("#no-trend")).to_have_text("The first point comes five seconds after the start.")
         await expect(page.locator("#off")).to_have_text("Off: upstreams, postgres, store, ledger, tasks.")
@@ -314,7 +319,7 @@ async def test_what_is_not_there_is_said_in_a_line(house: House) -> None:
             "parts",
             "routes",
         ]
-        told |= {"status": status_scenes.quiet(), "history": status_scenes.history(0.1)}
+        reported |= {"status": status_scenes.quiet(), "history": status_scenes.history(0.1)}
         await expect(page.locator("#now")).to_have_text("All is well.")
         await expect(page.locator("#charts h3")).to_have_text(["Requests a minute", "Time of a request", "Memory"])
         assert await page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -339,20 +344,20 @@ async def in_haste(page: Page) -> AsyncIterator[None]:
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def tell(seen: Look, told: Mapping[str, object], house: House) -> Page:
+async def tell(seen: Look, reported: Mapping[str, object], scene: DashboardScene) -> Page:
     """The page, of what no gateway says in the time that a test has."""
 
     async def answer(route: Route) -> None:
         history = "history" in route.request.url
-        await route.fulfill(json={"history": told["history"]} if history else told["status"])
+        await route.fulfill(json={"history": reported["history"]} if history else reported["status"])
 
     await seen.page.route("**/status*", answer)
-    await seen.page.goto(f"{house.admin}/dashboard")
+    await seen.page.goto(f"{scene.admin}/dashboard")
     return seen.page
 
 
-async def test_what_is_old_is_said_to_be_old_and_a_hidden_tab_does_not_ask(house: House) -> None:
-    async with look(house.browser, f"{house.admin}/dashboard", token=TOKEN) as seen:
+async def test_what_is_old_is_said_to_be_old_and_a_hidden_tab_does_not_ask(scene: DashboardScene) -> None:
+    async with look(scene.browser, f"{scene.admin}/dashboard", token=TOKEN) as seen:
         page = seen.page
         asked: list[str] = []
         await expect(page.locator("#routes tbody tr")).to_have_count(2)
@@ -377,10 +382,10 @@ async def test_what_is_old_is_said_to_be_old_and_a_hidden_tab_does_not_ask(house
         assert asked[0].endswith("/status")
 
 
-async def test_an_error_is_found_by_its_request_id(house: House) -> None:
-    await house.ask("/narrow", user="ann")
-    await house.ask("/die", user="ann", **{"X-Request-Id": "lost-1"})
-    async with look(house.browser, f"{house.admin}/dashboard", token=TOKEN) as seen:
+async def test_an_error_is_found_by_its_request_id(scene: DashboardScene) -> None:
+    await scene.ask("/narrow", user="ann")
+    await scene.ask("/die", user="ann", **{"X-Request-Id": "lost-1"})
+    async with look(scene.browser, f"{scene.admin}/dashboard", token=TOKEN) as seen:
         page = seen.page
         await expect(page.locator("#errors")).to_contain_text("lost-1")
         await page.get_by_label("Find a request id").fill("nothing-like-it")

@@ -139,12 +139,12 @@ def test_the_panels_lie_side_by_side_and_have_ids_of_their_own():
 def test_every_rule_leads_to_a_heading_of_the_incidents():
     text = (DEPLOY / "INCIDENTS.md").read_text()
     headings = set(re.findall(r"^#+ (\S+)$", text, re.MULTILINE))
-    told = {rule["labels"]["alert_name"] for rule in rules()}
+    reported = {rule["labels"]["alert_name"] for rule in rules()}
     path = ROOT / "config" / "policy.yaml"
     shipped = set(load_policy(PolicySource("policy", path, path.read_text()), {}).alerts.rules)
-    assert told | shipped <= headings
-    assert shipped - told == {"postgres_down"}  # no metric tells of it
-    assert told - shipped == {"gone"}
+    assert reported | shipped <= headings
+    assert shipped - reported == {"postgres_down"}  # no metric tells of it
+    assert reported - shipped == {"gone"}
 
 
 @needs("promtool")

@@ -78,11 +78,11 @@ async def test_the_gateway_still_sees_itself_and_its_app(tmp_path):
     async with gateway(tmp_path, *APP, policy=POLICY, environ=KEY, preexec=without_capabilities) as g:
         await g.ready()
 
-        async def told(name: str) -> float:
+        async def read_metric(name: str) -> float:
             text = (await g.request("/metrics", port=g.admin)).decode()
             return next((float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name} ")), 0.0)
 
         for name in ("process_resident_memory_bytes", "process_open_fds", "process_max_fds", "app_memory_bytes"):
             async with asyncio.timeout(10):
-                while not await told(f"outrigger_{name}"):
+                while not await read_metric(f"outrigger_{name}"):
                     await asyncio.sleep(0.1)

@@ -38,7 +38,7 @@ def server(tmp_path_factory):
         yield server
 
 
-def told(url: str, pool: str) -> list[list[str]]:
+def reported_queries(url: str, pool: str) -> list[list[str]]:
     """What is told of the connections of working.py, where the pool has this address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
@@ -57,13 +57,13 @@ def told(url: str, pool: str) -> list[list[str]]:
 
 
 def test_what_a_connection_works_for_is_told_when_it_changes(server):
-    found = told(server.url, urlsplit(server.url).netloc.rpartition("@")[2])
+    found = reported_queries(server.url, urlsplit(server.url).netloc.rpartition("@")[2])
     by_port = [[token for _, token in lines] for _, lines in groupby(found, lambda line: line[0])]
     assert by_port == [["a1", "b2", "-"]] * 3
 
 
 def test_a_connection_past_the_pool_is_not_spoken_of(server):
-    assert told(server.url, "127.0.0.1:9") == []
+    assert reported_queries(server.url, "127.0.0.1:9") == []
 
 
 @pytest.mark.skipif(find_spec("proxy.postgres") is None, reason="there is no database pool yet")

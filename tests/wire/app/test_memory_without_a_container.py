@@ -34,10 +34,10 @@ def test_the_limit_is_all_that_the_machine_has_or_what_the_policy_says(bare):
 async def test_the_app_is_recycled_by_the_machines_memory_too(bare, tmp_path, monkeypatch):
     monkeypatch.setattr(health, "machine_memory", lambda: 1024 * 1024)  # a very small one
     policy = f"ledger: {{url: 'sqlite:///{tmp_path}/l.db'}}\napp: {{memory: {{recycle: 90%}}}}\n"
-    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=policy) as house:
-        first = house.gateway.parts.app.pid
-        await eventually(lambda: house.gateway.parts.app.is_ready and house.gateway.parts.app.pid != first)
-        await eventually(lambda: "app.memory.recycle: 90%" in house.output())
+    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=policy) as running:
+        first = running.gateway.parts.app.pid
+        await eventually(lambda: running.gateway.parts.app.is_ready and running.gateway.parts.app.pid != first)
+        await eventually(lambda: "app.memory.recycle: 90%" in running.output())
 
 
 def test_doctor_says_whose_limit_it_is_and_warns_where_there_is_none(bare, monkeypatch):
@@ -52,5 +52,5 @@ def test_doctor_says_whose_limit_it_is_and_warns_where_there_is_none(bare, monke
 async def test_a_start_warns_where_nothing_says_how_much_there_is(bare, tmp_path, monkeypatch):
     monkeypatch.setattr(health, "machine_memory", lambda: None)
     policy = f"ledger: {{url: 'sqlite:///{tmp_path}/l.db'}}\napp: {{memory: {{recycle: 90%}}}}\n"
-    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=policy) as house:
-        await eventually(lambda: "app.memory.recycle has nothing to go by" in house.output())
+    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=policy) as running:
+        await eventually(lambda: "app.memory.recycle has nothing to go by" in running.output())

@@ -53,9 +53,9 @@ async def test_an_app_that_listens_elsewhere_is_named_with_its_port(tmp_path):
     (tmp_path / "app.py").write_text(LISTENS)
     elsewhere = free_port()
     async with gateway(tmp_path, sys.executable, "app.py", "127.0.0.1", str(elsewhere)) as g:
-        (told,) = await eventually(lambda: g.events("app.elsewhere"), 30)
-        assert f"it listens on port {elsewhere}, not on " in told["message"]
-        assert f"write app.port: {elsewhere}" in told["message"]
+        (reported,) = await eventually(lambda: g.events("app.elsewhere"), 30)
+        assert f"it listens on port {elsewhere}, not on " in reported["message"]
+        assert f"write app.port: {elsewhere}" in reported["message"]
         reader, writer = await asyncio.open_connection("127.0.0.1", g.admin)
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         body = (await reader.read(-1)).partition(b"\r\n\r\n")[2]
@@ -74,11 +74,11 @@ async def test_an_app_that_others_reach_on_its_private_port_is_warned_of(host, w
             await eventually(lambda: g.events("app.ready"))
             assert g.events("app.exposed") == []
         else:
-            told = await eventually(lambda: g.events("app.exposed"))
-            assert len(told) == 1
-            assert told[0]["level"] == "warning"
-            assert told[0]["address"].startswith("0.0.0.0:")
-            assert "goes round the gateway" in told[0]["message"]
+            reported = await eventually(lambda: g.events("app.exposed"))
+            assert len(reported) == 1
+            assert reported[0]["level"] == "warning"
+            assert reported[0]["address"].startswith("0.0.0.0:")
+            assert "goes round the gateway" in reported[0]["message"]
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ async def test_a_health_path_that_costs_much_is_spoken_of_after_the_first_probes
         async with gateway(tmp_path, sys.executable, "app.py", policy=policy, environ={"OPENAI_API_KEY": "k"}) as g:
             await g.ready()
             if said:
-                (told,) = await eventually(lambda: g.events("app.probe"))
-                assert path in told["message"]
-                assert said in told["message"]
+                (reported,) = await eventually(lambda: g.events("app.probe"))
+                assert path in reported["message"]
+                assert said in reported["message"]
             else:
                 async with asyncio.timeout(20):
                     while int((await g.request("/"))[-5:]) < 5:

@@ -32,10 +32,10 @@ async def test_nothing_of_a_line_is_lost_however_long_it_is_once_escaped(tmp_pat
     async with gateway(tmp_path, sys.executable, "-c", prints, arguments=("--policy", str(file))) as g:
         assert await g.ended() == 0
         if form == "json":
-            told = [event["message"] for event in g.events("app")]
-            assert "".join(told).replace("\n", "") == "".join(LINES).replace("\n", "")
+            reported = [event["message"] for event in g.events("app")]
+            assert "".join(reported).replace("\n", "") == "".join(LINES).replace("\n", "")
         else:
-            told = "".join(line.partition(" app: ")[2] for line in g.output().splitlines())
+            reported = "".join(line.partition(" app: ")[2] for line in g.output().splitlines())
             for line in LINES:
-                assert told.count(line[-1]) >= line.count(line[-1]) or not line[-1].isprintable()
-            assert told.count(r"\x01") == 20_000
+                assert reported.count(line[-1]) >= line.count(line[-1]) or not line[-1].isprintable()
+            assert reported.count(r"\x01") == 20_000

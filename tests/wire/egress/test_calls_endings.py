@@ -191,8 +191,8 @@ async def test_a_shared_call_whose_first_caller_left_costs_what_it_costs_once(tm
         [paid] = [call for call in calls if call["cost_usd"]]
         assert (paid["cache"], paid["basis"], paid["output_tokens"]) == ("miss", "reported", 5)
         assert (paid["user"], request.cost, request.under_way) == ("ada", 17_000, 0)
-        told = [answer[1].get("x-outrigger-cost") for answer in answers]
-        assert sorted(told) == ["0.000000", "0.000017"] if not streamed else told == [None, None]
+        reported = [answer[1].get("x-outrigger-cost") for answer in answers]
+        assert sorted(reported) == ["0.000000", "0.000017"] if not streamed else reported == [None, None]
         assert spent(out) == 17_000
         assert len(re.findall(r'outrigger_tokens_total{kind="output",.*} 5.0', await out.text())) == 1
     [row] = (await rows(ledger, tmp_path, "user")).values()
@@ -221,8 +221,8 @@ async def test_one_of_those_who_share_a_call_is_told_what_it_cost(tmp_path):
 
     async with egress_gateway(tmp_path, Vendor(slow), openai=f"{PRICES}\ncoalesce: true") as out:
         answers = await asyncio.gather(*(out.chat(EXACT) for _ in range(3)))
-        told = {answer[1]["x-outrigger-cache"]: answer[1]["x-outrigger-cost"] for answer in answers}
-        assert told == {"miss": "0.000017", "coalesced": "0.000000"}
+        reported = {answer[1]["x-outrigger-cache"]: answer[1]["x-outrigger-cost"] for answer in answers}
+        assert reported == {"miss": "0.000017", "coalesced": "0.000000"}
 
 
 # ── a redirect ───────────────────────────────────────────────────────────────────────────────

@@ -369,9 +369,9 @@ async def test_another_model_then_another_upstream_then_a_text(tmp_path):
         status, headers, text = await out.chat()
         assert (status, headers["x-outrigger-fallback"]) == (200, "text")
         assert json.loads(text)["choices"][0]["message"]["content"] == "The assistant rests."
-        told = await out.text()
+        reported = await out.text()
         for model in ("gpt-4o-mini", "gpt-4o-mini-2024-07-18"):
-            assert f'{{model="{model}",outcome="fallback",upstream="openai"}} 1.0' in told
+            assert f'{{model="{model}",outcome="fallback",upstream="openai"}} 1.0' in reported
 
 
 async def test_an_error_inside_a_stream_that_stays_is_the_apps_as_it_came(tmp_path):

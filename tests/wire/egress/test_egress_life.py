@@ -90,8 +90,8 @@ async def test_a_client_who_leaves_takes_the_call_with_it(tmp_path, vendor):
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
         await eventually(lambda: vendor.gone == 1, timeout=1.0)
-        [told] = await eventually(lambda: g.events("call"))
-        assert told["outcome"] == "gone"
+        [reported] = await eventually(lambda: g.events("call"))
+        assert reported["outcome"] == "gone"
 
 
 async def test_a_failing_vendor_degrades_and_never_takes_down(tmp_path, vendor):
@@ -145,6 +145,6 @@ async def test_a_taken_egress_address_is_named_by_its_key(tmp_path, vendor):
         stdout=asyncio.subprocess.PIPE,
         cwd=APPS.parents[1],
     )
-    told, _ = await asyncio.wait_for(process.communicate(), 20)
+    reported, _ = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode == 1
-    assert b"listen.egress" in told
+    assert b"listen.egress" in reported

@@ -186,7 +186,7 @@ def dribbles(data: bytes, step: int):
     return answer
 
 
-def told(ending: bytes, *, blank: bool = True) -> tuple[bytes, bytes]:
+def unusual_stream(ending: bytes, *, blank: bool = True) -> tuple[bytes, bytes]:
     """A stream with everything that is allowed in one, and without the usage that we asked for."""
     parts = []
     for event in chunks("ä", "€ and 😀", usage=True):
@@ -210,7 +210,7 @@ def told(ending: bytes, *, blank: bool = True) -> tuple[bytes, bytes]:
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
 @pytest.mark.parametrize("blank", [True, False], ids=["blank", "no blank line at the end"])
 async def test_a_stream_passes_byte_for_byte_however_it_comes(tmp_path, ending, step, blank):
-    whole, kept = told(ending, blank=blank)
+    whole, kept = unusual_stream(ending, blank=blank)
     async with egress_gateway(tmp_path, Vendor(dribbles(whole, step))) as out:
         status, headers, text = await out.chat(STREAM)
         assert (status, headers["x-outrigger-attempts"]) == (200, "1")

@@ -203,8 +203,8 @@ async def test_names_of_models_from_outside_make_no_series(tmp_path):
     async with egress_gateway(tmp_path, Vendor(answer)) as out:
         for number in range(30):
             await out.chat({**CHAT, "model": f"gpt-4o:v{number}"})
-        told = await out.text()
+        reported = await out.text()
         assert {line["model"] for line in await out.logged(30)} == {"gpt-4o:answered"}  # the log names it
-    assert "gpt-4o:" not in told
-    assert 'outrigger_upstream_calls_total{model="other",outcome="ok",upstream="openai"} 30.0' in told
-    assert 'outrigger_cost_usd_total{basis="estimated",model="other",upstream="openai"}' in told
+    assert "gpt-4o:" not in reported
+    assert 'outrigger_upstream_calls_total{model="other",outcome="ok",upstream="openai"} 30.0' in reported
+    assert 'outrigger_cost_usd_total{basis="estimated",model="other",upstream="openai"}' in reported

@@ -39,8 +39,8 @@ async def test_a_models_name_that_is_longer_than_any_is_not_kept_whole(tmp_path,
 
 
 async def test_a_limit_of_the_whole_account_is_understood_in_gzip_too(tmp_path):
-    told = {"Content-Encoding": "gzip", "Content-Type": "application/json", "Retry-After": "30"}
-    vendor = Vendor(says(gzip.compress(json.dumps(ACCOUNT).encode()), 429, **told), says())
+    reported = {"Content-Encoding": "gzip", "Content-Type": "application/json", "Retry-After": "30"}
+    vendor = Vendor(says(gzip.compress(json.dumps(ACCOUNT).encode()), 429, **reported), says())
     async with egress_gateway(tmp_path, vendor, openai="retry: {attempts: 1}\npace: {wait: 1ms}") as out:
         assert (await out.chat(headers={"Accept-Encoding": "gzip"}))[0] == 429
         status, headers, _ = await out.chat({**CHAT, "model": "gpt-4o"})

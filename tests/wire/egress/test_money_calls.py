@@ -37,7 +37,7 @@ async def paying(tmp, *vendors, policy="", **keys):
         yield out
 
 
-async def told(out, count=1):
+async def last_cost(out, count=1):
     call = (await out.logged(count))[-1]
     return call["cost_usd"], call["basis"]
 
@@ -50,7 +50,7 @@ async def test_an_answer_says_what_it_cost(tmp_path):
     async with paying(tmp_path, Vendor(says())) as out:
         _, headers, _ = await out.chat()
         assert headers["x-outrigger-cost"] == PRICE
-        assert await told(out) == (0.000017, "reported")
+        assert await last_cost(out) == (0.000017, "reported")
         text = await out.text()
     assert 'outrigger_cost_usd_total{basis="reported",model="gpt-4o-mini",upstream="openai"} 1.7e-05' in text
 
@@ -60,7 +60,7 @@ async def test_a_stream_is_priced_by_the_usage_it_ends_with(tmp_path):
         _, headers, text = await out.chat(STREAM)
         assert "x-outrigger-cost" not in headers
         assert '"usage"' not in text
-        assert await told(out) == (0.000017, "reported")
+        assert await last_cost(out) == (0.000017, "reported")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ async def test_a_stream_is_priced_by_the_usage_it_ends_with(tmp_path):
 async def test_what_reports_no_usage_is_paid_by_its_bytes(tmp_path, answer, body):
     async with paying(tmp_path, Vendor(answer)) as out:
         await out.chat(body)
-        cost, basis = await told(out)
+        cost, basis = await last_cost(out)
         assert basis == "estimated"
         assert 0.00005 < cost < 0.001  # 250 bytes are about 60 tokens
         assert out.openai.billing.limits.spent("d") == to_nanos(Decimal(str(cost)))
@@ -87,7 +87,7 @@ async def test_a_definite_error_costs_nothing(tmp_path, status):
     async with paying(tmp_path, Vendor(errs(status))) as out:
         _, headers, _ = await out.chat()
         assert headers["x-outrigger-cost"] == "0.000000"
-        assert await told(out) == (0.0, None)
+        assert await last_cost(out) == (0.0, None)
         assert out.openai.billing.limits.reserved == 0
 
 
@@ -97,13 +97,13 @@ async def test_a_call_that_never_left_costs_nothing(tmp_path):
         await vendor.stop()
         status, headers, _ = await out.chat()
         assert (status, headers["x-outrigger-cost"]) == (502, "0.000000")
-        assert await told(out) == (0.0, None)
+        assert await last_cost(out) == (0.0, None)
 
 
 async def test_each_attempt_that_broke_off_is_paid_at_its_estimate(tmp_path):
     async with paying(tmp_path, Vendor(resets(), resets(), says())) as out:
         _, headers, _ = await out.chat({**CHAT, "max_tokens": 100})
-        cost, basis = await told(out)
+        cost, basis = await last_cost(out)
         assert headers["x-outrigger-attempts"] == "3"
         assert float(headers["x-outrigger-cost"]) == cost
         assert basis == "estimated"
@@ -118,7 +118,7 @@ async def test_a_call_that_timed_out_is_paid(tmp_path):
         status, headers, _ = await out.chat({**CHAT, "max_tokens": 100})
         assert status == 504
         assert float(headers["x-outrigger-cost"]) > 0.0002
-        cost, basis = await told(out)
+        cost, basis = await last_cost(out)
         assert (cost, basis) == (float(headers["x-outrigger-cost"]), "estimated")
 
 
@@ -128,7 +128,7 @@ async def test_an_answer_that_nobody_waited_for_is_paid(tmp_path):
         call = asyncio.ensure_future(out.chat({**CHAT, "max_tokens": 100}))
         await eventually(lambda: vendor.open)
         call.cancel()
-        cost, basis = await told(out)
+        cost, basis = await last_cost(out)
         assert basis == "estimated"
         assert cost > 0.0002
         assert out.openai.billing.limits.reserved == 0
@@ -143,7 +143,7 @@ async def test_who_left_while_waiting_for_a_place_has_spent_nothing(tmp_path):
         await eventually(lambda: out.openai.throttle._is_serving)
         assert out.openai.billing.limits.reserved > 0
         second.cancel()
-        assert await told(out) == (0.0, None)
+        assert await last_cost(out) == (0.0, None)
         first.cancel()
         await out.logged(2)
         assert out.openai.billing.limits.reserved == 0
@@ -261,7 +261,7 @@ async def test_a_model_without_a_price(tmp_path):
     async with paying(tmp_path, Vendor(says(completion(model="mystery")))) as out:
         _, headers, _ = await out.chat(ask)
         assert float(headers["x-outrigger-cost"]) > 0.001  # as the dearest that there is
-        assert (await told(out, 3))[1] == "estimated"
+        assert (await last_cost(out, 3))[1] == "estimated"
         assert 'model="other"' in await out.text()
 
 

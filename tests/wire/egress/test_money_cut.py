@@ -173,9 +173,9 @@ async def test_a_picture_that_a_tool_had_drawn_is_paid_at_its_own_models_price(t
 
 async def test_what_was_reported_on_the_way_is_no_less_than_what_was_written(tmp_path):
     first, second = chat(content=SAID)
-    told = json.loads(second[6:])
-    told["usage"] = {"prompt_tokens": 7, "completion_tokens": 2}  # xAI and vLLM say so with every chunk
-    vendor = Vendor(streams([first, *sse(told)], then="cut"))
+    reported = json.loads(second[6:])
+    reported["usage"] = {"prompt_tokens": 7, "completion_tokens": 2}  # xAI and vLLM say so with every chunk
+    vendor = Vendor(streams([first, *sse(reported)], then="cut"))
     async with egress_gateway(tmp_path, vendor, openai=f"{QUICK}\n{PRICES}") as out:
         await out.chat({**CHAT, "model": "m", "stream": True})
         call = (await out.logged())[0]

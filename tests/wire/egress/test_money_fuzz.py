@@ -24,9 +24,9 @@ async def test_instances_that_share_a_store_count_what_the_vendors_billed(tmp_pa
     with valkey_server() as server:
         store = f"store: {{url: '{server.url}', prefix: fuzz, timeout: 5s}}"
         found = await Fuzz(tmp_path, seed, CALLS, 2, store).run()
-        told = f"seed {seed}: {found.calls} calls through two over one store"
-        assert not found.wrong, "\n".join([told, *found.wrong])
-        assert found.vendors_unshown <= found.ledger_unshown <= 2 * found.vendors_unshown, told
+        reported = f"seed {seed}: {found.calls} calls through two over one store"
+        assert not found.wrong, "\n".join([reported, *found.wrong])
+        assert found.vendors_unshown <= found.ledger_unshown <= 2 * found.vendors_unshown, reported
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -35,11 +35,11 @@ async def test_the_ledger_has_what_the_vendors_billed(tmp_path, seed):
     Odd seeds go through two instances that share a ledger."""
     gateways = 1 + seed % 2
     found = await Fuzz(tmp_path, seed, CALLS, gateways).run()
-    told = (
+    reported = (
         f"seed {seed}: {found.calls} calls through {gateways}; of what they asked for {found.exact} exact, {found.guessed} estimated"
         f" at {found.ledger_unshown / max(1, found.vendors_unshown):.2f} times what was billed"
     )
-    print(told)
-    assert not found.wrong, "\n".join([told, *found.wrong])
-    assert found.vendors_unshown <= found.ledger_unshown <= 2 * found.vendors_unshown, told
-    assert found.exact > CALLS // 3, told
+    print(reported)
+    assert not found.wrong, "\n".join([reported, *found.wrong])
+    assert found.vendors_unshown <= found.ledger_unshown <= 2 * found.vendors_unshown, reported
+    assert found.exact > CALLS // 3, reported

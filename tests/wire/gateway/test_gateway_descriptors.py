@@ -79,8 +79,8 @@ async def test_when_descriptors_are_gone_the_public_port_says_so_and_health_too(
         there += await crowd(g.port, 20)
         answers = [await g.request() for _ in range(3)]
         assert all(answer.startswith((b"HTTP/1.1 503", b"HTTP/1.1 200")) for answer in answers)
-        told = await eventually(lambda: g.events("connections.refused"))
-        assert {line["reason"] for line in told} == {"descriptors"}
+        reported = await eventually(lambda: g.events("connections.refused"))
+        assert {line["reason"] for line in reported} == {"descriptors"}
         kept.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         report = json.loads((await reader.read(-1)).partition(b"\r\n\r\n")[2])
         assert (report["status"], report["connections"]["state"]) == ("degraded", "degraded")

@@ -46,8 +46,8 @@ async def test_max_backoff_is_the_longest_pause_between_starts(tmp_path):
 async def test_warn_is_the_share_of_memory_that_is_told(tmp_path):
     async with gateway(tmp_path, *PLAIN, policy="app: {memory: {limit: 1GiB, warn: 1%}}\n") as g:
         await g.ready()
-        (told,) = await eventually(lambda: g.events("memory.warning"))
-        assert told["message"].endswith("(app.memory.warn: 1%).")
+        (count_alerts,) = await eventually(lambda: g.events("memory.warning"))
+        assert count_alerts["message"].endswith("(app.memory.warn: 1%).")
 
 
 # ── listen, log ──────────────────────────────────────────────────────────────────────────────
@@ -257,11 +257,11 @@ async def test_cooldown_is_the_pause_until_an_alert_that_lasts_is_told_again(tmp
     async with gateway(tmp_path, *PLAIN, policy=policy) as g:
         await g.ready()
 
-        def told(name: str) -> int:
+        def count_alerts(name: str) -> int:
             return sum(one["alert"] == name for one in g.events("alert"))
 
-        await eventually(lambda: told("mine") >= 3, timeout=20)
-        assert told("theirs") == 1
+        await eventually(lambda: count_alerts("mine") >= 3, timeout=20)
+        assert count_alerts("theirs") == 1
 
 
 async def test_a_store_that_is_unwell_is_told_of_by_its_shipped_rule(tmp_path, monkeypatch):
@@ -273,14 +273,14 @@ async def test_a_store_that_is_unwell_is_told_of_by_its_shipped_rule(tmp_path, m
 
     async with in_process_gateway(
         tmp_path, monkeypatch, *PLAIN, policy=f"ledger: {{url: 'sqlite:///{tmp_path}/l.db'}}\n"
-    ) as house:
-        alerts, clock = house.gateway.alerts, house.gateway.parts.clock
+    ) as running:
+        alerts, clock = running.gateway.alerts, running.gateway.parts.clock
         assert alerts._policy.rules["store_lost"].when == parse_condition("store is down for 10s")
         since = clock()
         monkeypatch.setattr(
-            house.gateway.parts.health,
+            running.gateway.parts.health,
             "check_components",
-            lambda: _with_store(house, ComponentHealth("degraded", "no answer", since)),
+            lambda: _with_store(running, ComponentHealth("degraded", "no answer", since)),
         )
         monkeypatch.setattr(alerts, "_clock", lambda: clock() + 11.0)
         assert "store_lost" in [one.name for one in alerts.evaluate_rules()] or "store_lost" in [
@@ -288,6 +288,6 @@ async def test_a_store_that_is_unwell_is_told_of_by_its_shipped_rule(tmp_path, m
         ]
 
 
-def _with_store(house, state):
-    found = dict(type(house.gateway.parts.health).check_components(house.gateway.parts.health))
+def _with_store(running, state):
+    found = dict(type(running.gateway.parts.health).check_components(running.gateway.parts.health))
     return {**found, "store": state}

@@ -33,14 +33,14 @@ def sections(value: object) -> Iterator[object]:
 
 
 async def test_nobody_holds_a_section_of_the_policy_that_was(tmp_path, monkeypatch):
-    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=SAME % tmp_path) as house:
-        gateway = house.gateway
-        house.reload(SAME % tmp_path + FIRST)
+    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=SAME % tmp_path) as running:
+        gateway = running.gateway
+        running.reload(SAME % tmp_path + FIRST)
         gateway.rollout.app_policy = gateway.parts.policy  # as after a start of the app
         before = gateway.parts.policy
-        house.reload(SAME % tmp_path + SECOND)
+        running.reload(SAME % tmp_path + SECOND)
         gateway.rollout.app_policy = gateway.parts.policy
-        assert house.refused is None
+        assert running.refused is None
         await asyncio.sleep(0)
         now = {id(one) for one in sections(gateway.parts.policy)}
         old = [one for one in sections(before) if id(one) not in now]  # defaults may be one and the same

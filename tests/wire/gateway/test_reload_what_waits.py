@@ -61,9 +61,9 @@ async def test_a_key_that_is_added_breaks_no_call_and_is_in_force_with_the_app_t
         assert "in force, but for upstreams.openai.api_key (until the next app restart)" in said
         assert await asked() == "Bearer sk-the-apps"  # as it was, until the app knows better
         assert (await status(g))["policy"]["pending"] == [{"key": "upstreams.openai.api_key", "until": APP}]
-        told = (await eventually(lambda: g.events("policy.kept")))[0]
-        assert told["key"] == "upstreams.openai.api_key"
-        assert "ctl restart-app" in told["message"]
+        reported = (await eventually(lambda: g.events("policy.kept")))[0]
+        assert reported["key"] == "upstreams.openai.api_key"
+        assert "ctl restart-app" in reported["message"]
 
         assert "The app was replaced" in await order(g, "restart-app")
         assert await asked() == "Bearer sk-real"
@@ -124,13 +124,13 @@ async def test_a_crash_brings_what_waits_too(tmp_path):
 
 async def test_attribution_that_a_reload_asks_for_comes_with_the_next_app(tmp_path, monkeypatch):
     ledger = f"ledger: {{url: 'sqlite:///{tmp_path}/l.db'}}\n"
-    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=ledger) as house:
-        house.reload(ledger + "identity: {user: [{header: X-User}]}\n")
-        assert house.waiting == {"app.attribution": APP}
-        notices = house.gateway.parts.egress.attribution
+    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=ledger) as running:
+        running.reload(ledger + "identity: {user: [{header: X-User}]}\n")
+        assert running.waiting == {"app.attribution": APP}
+        notices = running.gateway.parts.egress.attribution
         assert notices._transport is None
-        assert await house.gateway.parts.app.replace("reload")
-        assert house.waiting == {}
+        assert await running.gateway.parts.app.replace("reload")
+        assert running.waiting == {}
         await eventually(lambda: notices._transport is not None)  # what the app's Python tells is heard
 
 
@@ -158,30 +158,32 @@ WAITS = [
 
 async def test_every_key_that_the_running_gateway_cannot_change_is_named_with_what_it_waits_for(tmp_path, monkeypatch):
     same = SAME % tmp_path
-    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=same) as house:
+    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=same) as running:
         for policy, waits in WAITS:
-            house.reload(same + policy + "\n")
-            assert house.refused is None, policy
-            assert house.waiting == waits, policy
-            pending = house.gateway.reloader.describe()
+            running.reload(same + policy + "\n")
+            assert running.refused is None, policy
+            assert running.waiting == waits, policy
+            pending = running.gateway.reloader.describe()
             assert all(key in pending for key in waits), policy
-        house.reload("ledger: {url: 'sqlite:///else.db'}\n")
-        assert house.waiting == {"ledger.url": GATEWAY}
-        house.reload(same)
-        assert house.waiting == {}
-        assert house.gateway.parts.policy == house.gateway.rollout.app_policy
+        running.reload("ledger: {url: 'sqlite:///else.db'}\n")
+        assert running.waiting == {"ledger.url": GATEWAY}
+        running.reload(same)
+        assert running.waiting == {}
+        assert running.gateway.parts.policy == running.gateway.rollout.app_policy
 
 
 async def test_the_listeners_addresses_are_kept_and_named(tmp_path, monkeypatch):
-    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=SAME % tmp_path) as house:
-        house._head = ""
-        house.reload("listen: {public: '127.0.0.1:1', admin: '127.0.0.1:2', egress: '127.0.0.1:3'}\n" + SAME % tmp_path)
-        assert house.waiting == dict.fromkeys(("listen.public", "listen.admin", "listen.egress"), GATEWAY)
+    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=SAME % tmp_path) as running:
+        running._head = ""
+        running.reload(
+            "listen: {public: '127.0.0.1:1', admin: '127.0.0.1:2', egress: '127.0.0.1:3'}\n" + SAME % tmp_path
+        )
+        assert running.waiting == dict.fromkeys(("listen.public", "listen.admin", "listen.egress"), GATEWAY)
 
 
 async def test_an_app_that_something_else_starts_is_given_another_environment_by_nobody(tmp_path, monkeypatch):
-    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=SAME % tmp_path) as house:
-        front = house.gateway.parts.app.address
+    async with in_process_gateway(tmp_path, monkeypatch, *PLAIN, policy=SAME % tmp_path) as running:
+        front = running.gateway.parts.app.address
         policy = SAME % tmp_path + f"app: {{url: 'http://{front[0]}:{front[1]}'}}\n"
         other = tmp_path / "other"
         other.mkdir()

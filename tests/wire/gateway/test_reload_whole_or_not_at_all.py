@@ -88,9 +88,9 @@ async def test_a_key_that_does_not_fit_is_told_everywhere_changes_nothing_and_th
         unfit = "identity: {user: [{jwt: {algorithms: [RS256], key: not-a-pem}}]}\nroutes: [{name: new, match: {path: /*}, rate_limit: 1/h}]\n"
         file.write_text(fine + unfit)
         await eventually(lambda: g.events("policy.refused"))
-        (told,) = g.events("policy.refused")
-        assert told["key"] == "identity.user[0].jwt.key"
-        assert told["message"].startswith(f"{file}:{told['line']}: ")
+        (reported,) = g.events("policy.refused")
+        assert reported["key"] == "identity.user[0].jwt.key"
+        assert reported["message"].startswith(f"{file}:{reported['line']}: ")
         await eventually(lambda: [one for one in g.events("alert") if one["alert"] == "refused"])
         status = json.loads((await g.request("/status", port=g.admin)).partition(b"\r\n\r\n")[2])
         assert "jwt.key" in status["policy"]["refused"]
@@ -150,8 +150,8 @@ async def test_whichever_part_cannot_be_made_nothing_is_changed_and_it_is_told(t
     database = (
         "postgres: {url: 'postgresql://nobody@127.0.0.1:9/none', listen: '127.0.0.1:0', pool: {min: 0, max: %d}}\n"
     )
-    async with in_process_gateway(tmp_path, monkeypatch, *APP, policy=BEFORE % tmp_path + database % 2) as house:
-        gateway = house.gateway
+    async with in_process_gateway(tmp_path, monkeypatch, *APP, policy=BEFORE % tmp_path + database % 2) as running:
+        gateway = running.gateway
         assert sorted(gateway.rollout.preparations) == sorted(PARTS), "a new part needs a row here"
         before = picture(gateway)
         for count, name in enumerate(PARTS):
@@ -162,21 +162,21 @@ async def test_whichever_part_cannot_be_made_nothing_is_changed_and_it_is_told(t
                 raise error
 
             monkeypatch.setitem(gateway.rollout.preparations, name, fail)
-            house.reload(AFTER % tmp_path + database % 3)
+            running.reload(AFTER % tmp_path + database % 3)
             assert picture(gateway) == before, name
-            assert house.refused is not None, name
-            assert "secret-secret" not in house.refused
+            assert running.refused is not None, name
+            assert "secret-secret" not in running.refused
             gateway.rollout.preparations[name] = good
-        house.reload(AFTER % tmp_path + database % 3)
-        assert house.refused is None
+        running.reload(AFTER % tmp_path + database % 3)
+        assert running.refused is None
         after = picture(gateway)
         assert [key for key in before if before[key] == after[key]] == []
-        assert "secret-secret" not in house.output()
+        assert "secret-secret" not in running.output()
 
 
 async def test_a_fault_of_ours_while_it_is_put_in_force_puts_the_old_policy_back(tmp_path, monkeypatch):
-    async with in_process_gateway(tmp_path, monkeypatch, *APP, policy=BEFORE % tmp_path) as house:
-        gateway = house.gateway
+    async with in_process_gateway(tmp_path, monkeypatch, *APP, policy=BEFORE % tmp_path) as running:
+        gateway = running.gateway
         token, hold = gateway.authenticator.token, gateway.parts.app._policy.hold
         good = gateway.rollout.preparations["alerts"]
 
@@ -191,12 +191,12 @@ async def test_a_fault_of_ours_while_it_is_put_in_force_puts_the_old_policy_back
             return taken
 
         monkeypatch.setitem(gateway.rollout.preparations, "alerts", slip)
-        house.reload(AFTER % tmp_path)
-        assert house.refused is not None
+        running.reload(AFTER % tmp_path)
+        assert running.refused is not None
         assert (gateway.authenticator.token, gateway.parts.app._policy.hold) == (token, hold)
         assert "mine" not in gateway.parts.ingress.pipeline.rules.routes.match("GET", "/mine").name
         assert "other" not in gateway.parts.egress.upstreams
         gateway.rollout.preparations["alerts"] = good
-        house.reload(AFTER % tmp_path)
-        assert house.refused is None
+        running.reload(AFTER % tmp_path)
+        assert running.refused is None
         assert gateway.parts.ingress.pipeline.rules.routes.match("GET", "/mine").name == "mine"

@@ -86,22 +86,22 @@ async def test_the_manager_is_told_and_the_app_hears_nothing_of_it(tmp_path: Pat
         async with running(await m.start(*APP, environ=environ)) as g:
             await ready(g)
             await eventually(lambda: "READY=1" in m.hear())
-            assert m.told.index("STATUS=Starting the app.") < m.told.index("READY=1")
+            assert m.notifications.index("STATUS=Starting the app.") < m.notifications.index("READY=1")
             await eventually(lambda: m.hear().count("WATCHDOG=1") >= 3)
             for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC"):
                 assert body(await g.request(f"/env?{name}")) == b"(unset)"
             app = g.app_pid()
             open_ones = {os.readlink(entry) for entry in Path(f"/proc/{app}/fd").iterdir()}
             assert f"socket:[{os.fstat(m.public.fileno()).st_ino}]" not in open_ones
-            m.told.clear()
+            m.notifications.clear()
             g.signal(signal.SIGHUP)
             await eventually(lambda: "READY=1" in m.hear())
-            assert m.told.index("RELOADING=1") < m.told.index("READY=1")
-            assert any(line.startswith("MONOTONIC_USEC=") for line in m.told)
-            m.told.clear()
+            assert m.notifications.index("RELOADING=1") < m.notifications.index("READY=1")
+            assert any(line.startswith("MONOTONIC_USEC=") for line in m.notifications)
+            m.notifications.clear()
             assert await g.stop() == 0
             assert "STOPPING=1" in m.hear()
-            assert any(line.startswith("EXTEND_TIMEOUT_USEC=") for line in m.told)
+            assert any(line.startswith("EXTEND_TIMEOUT_USEC=") for line in m.notifications)
 
 
 async def test_a_manager_that_was_busy_hears_of_a_ready_gateway_when_it_listens_again(tmp_path: Path) -> None:
@@ -126,8 +126,8 @@ async def test_a_socket_without_a_name_is_known_by_its_address(tmp_path: Path) -
         postgres = f"postgres: {{url: 'postgresql://u@127.0.0.1:1/x', listen: '127.0.0.1:{other.getsockname()[1]}'}}\n"
         async with running(await m.start(*APP, sockets=(other, m.public), names="db:public", policy=postgres)) as g:
             await ready(g)
-            told = [event["key"] for event in g.events("gateway.socket")]
-            assert told == ["postgres.listen", "listen.public"]
+            notifications = [event["key"] for event in g.events("gateway.socket")]
+            assert notifications == ["postgres.listen", "listen.public"]
             assert await g.stop() == 0
     other.close()
 

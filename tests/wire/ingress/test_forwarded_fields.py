@@ -51,6 +51,6 @@ async def test_a_field_reaches_the_app_from_who_is_believed(trusted, believed):
 async def test_who_is_believed_is_told_at_the_start(tmp_path):
     async with ingress_gateway(answering(OK), "listen: {trusted_proxies: render}", tmp=tmp_path) as f:
         await f.get("/")
-    told = f.log.read_text()
-    assert '"listen.trust"' in told
-    assert "X-Forwarded-For and X-Forwarded-Proto are believed of peers on a private network" in told
+    reported = f.log.read_text()
+    assert '"listen.trust"' in reported
+    assert "X-Forwarded-For and X-Forwarded-Proto are believed of peers on a private network" in reported

@@ -119,8 +119,8 @@ async def test_a_route_in_shadow_mode_refuses_nothing_of_its_own_and_tells_what_
     for name, count in (("rate-limited", 3), ("overloaded", 3), ("body-too-large", 4)):
         assert f'outrigger_shadow_total{{name="{name}",route="shadow"}} {count}.0' in text
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    told = [line["refused"] for line in lines if line["event"] == "shadow"]
-    assert sorted(told) == ["body-too-large"] * 4 + ["overloaded"] * 3 + ["rate-limited"] * 3
+    reported = [line["refused"] for line in lines if line["event"] == "shadow"]
+    assert sorted(reported) == ["body-too-large"] * 4 + ["overloaded"] * 3 + ["rate-limited"] * 3
 
 
 async def test_shadow_mode_leaves_what_protects_the_whole_in_force():

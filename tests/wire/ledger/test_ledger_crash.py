@@ -43,25 +43,25 @@ async def live_and_die(path: Path, seconds: float) -> tuple[Told, float]:
     )
     try:
         assert process.stdout is not None
-        told = Told()
-        told.note(await asyncio.wait_for(process.stdout.readline(), 20))
+        reported = Told()
+        reported.note(await asyncio.wait_for(process.stdout.readline(), 20))
         loop = asyncio.get_running_loop()
         end = float("inf")
-        while loop.time() < end or len(told.put) <= 50:
+        while loop.time() < end or len(reported.put) <= 50:
             if end == float("inf") and has_rows(path):
                 end = loop.time() + seconds
-            told.note(await asyncio.wait_for(process.stdout.readline(), 20))
+            reported.note(await asyncio.wait_for(process.stdout.readline(), 20))
         process.kill()
         killed = loop.time()
         for line in (await process.stdout.read()).splitlines(keepends=True):
             if line.endswith(b"\n"):
-                told.note(line)
+                reported.note(line)
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
         await process.wait()
-    return told, killed
+    return reported, killed
 
 
 def has_rows(path: Path) -> bool:
@@ -82,7 +82,7 @@ async def killed_again_and_again(path: Path, kills: int) -> float:
     """How old the oldest thing was that was lost, in seconds."""
     lost_ages = [0.0]
     for _ in range(kills):
-        told, killed = await live_and_die(path, random.uniform(1.0, 3.5))
+        reported, killed = await live_and_die(path, random.uniform(1.0, 3.5))
         connection = sqlite3.connect(path)
         found = {
             id: (cost, outcome)
@@ -94,15 +94,15 @@ async def killed_again_and_again(path: Path, kills: int) -> float:
         )
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         connection.close()
-        for id, (cost, when) in told.put.items():
+        for id, (cost, when) in reported.put.items():
             if found.get(id) != (cost, "ok"):
                 lost_ages.append(killed - when)
-        for id, (reserved, when) in told.opened.items():
-            if id not in told.put and id not in told.dropped and found.get(id) != (reserved, "open"):
+        for id, (reserved, when) in reported.opened.items():
+            if id not in reported.put and id not in reported.dropped and found.get(id) != (reserved, "open"):
                 lost_ages.append(killed - when)
-        for id, (_, when) in told.dropped.items():
+        for id, (_, when) in reported.dropped.items():
             if id in found:
                 lost_ages.append(killed - when)  # an open row that was to go
         assert max(lost_ages) < GRACE
-        assert len(told.put) > 50
+        assert len(reported.put) > 50
     return max(lost_ages)

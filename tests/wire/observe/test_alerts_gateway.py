@@ -28,10 +28,10 @@ async def test_an_app_that_was_killed_is_told_of_once_and_so_is_its_return(tmp_p
         async with gateway(tmp_path, *APP, policy=FAST, environ={"SLACK_WEBHOOK_URL": channel.url}) as g:
             await g.ready()
             os.kill(g.app_pid(), signal.SIGKILL)
-            told = await channel.until("app_down")
-            assert told["text"].startswith(":red_circle: ")
-            assert "the app is down" in told["text"]
-            blocks = told["attachments"][0]["blocks"]
+            reported = await channel.until("app_down")
+            assert reported["text"].startswith(":red_circle: ")
+            assert "the app is down" in reported["text"]
+            blocks = reported["attachments"][0]["blocks"]
             assert [block["type"] for block in blocks] == ["header", "section", "section", "section", "context"]
             assert "INCIDENTS.md#app_down" in json.dumps(blocks)
             assert b'outrigger_alerts_firing{alert="app_down"} 1.0' in await g.request("/metrics", port=g.admin)
@@ -61,10 +61,10 @@ async def test_failing_requests_are_told_of_with_their_route(tmp_path):
             await g.ready()
             for _ in range(6):
                 await g.request("/bad")
-            told = await channel.until("error_rate")
+            reported = await channel.until("error_rate")
             # It is judged while they come: from the third that fails on, where nothing else was asked.
             assert re.search(
-                r"error_rate: [3-6] of [3-6] requests failed in 1m .*; most of them of bad \([3-6]\)", told["text"]
+                r"error_rate: [3-6] of [3-6] requests failed in 1m .*; most of them of bad \([3-6]\)", reported["text"]
             )
 
 
@@ -130,5 +130,5 @@ async def test_an_upstream_that_fails_is_named(tmp_path):
             await g.ready()
             for _ in range(4):
                 await g.request("/model/x", port=g.egress)
-            told = await channel.until("breaker_open")
-            assert "the breaker of model is open" in told["text"]
+            reported = await channel.until("breaker_open")
+            assert "the breaker of model is open" in reported["text"]

@@ -76,8 +76,8 @@ def test_alembic_migrates_up_and_down_through_the_door(poolers) -> None:
         )
         seen = []
         for url in (pooler.url, direct):
-            told = run(url, sys.executable, "-c", code)
-            seen.append((told, run(url, program("psql"), "-XAtc", "table item; table alembic_version", url)))
+            reported = run(url, sys.executable, "-c", code)
+            seen.append((reported, run(url, program("psql"), "-XAtc", "table item; table alembic_version", url)))
         assert seen[0] == seen[1]
         pooler.clean()
 

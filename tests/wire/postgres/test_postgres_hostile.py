@@ -128,8 +128,8 @@ def test_a_login_that_is_refused_is_told_why(shared: PostgresGateway, name: str)
 def test_the_database_s_own_password_is_never_told(shared: PostgresGateway) -> None:
     assert PASSWORD not in shared.url
     wire = Wire(shared.url)
-    told = repr([wire.welcome, wire.ask(query("show all"))])
-    assert PASSWORD not in told
+    reported = repr([wire.welcome, wire.ask(query("show all"))])
+    assert PASSWORD not in reported
     wire.bye()
 
 

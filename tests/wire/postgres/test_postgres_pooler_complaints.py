@@ -165,18 +165,18 @@ def test_a_changed_table_is_answered_as_direct(shared: PostgresGateway) -> None:
     for url in (shared.direct, shared.url):
         with Wire(url) as wire, Wire(url) as other:
             wire.ask(query("drop table if exists shape; create table shape (a int); insert into shape values (1)"))
-            told = []
+            reported = []
             for each in (wire, other):
-                told.append(kinds(each.ask(parse("select * from shape", "p"), bind((), "p"), execute(), SYNC)))
+                reported.append(kinds(each.ask(parse("select * from shape", "p"), bind((), "p"), execute(), SYNC)))
             wire.ask(query("alter table shape add b int default 2"))
             for each in (wire, other):
                 found = each.ask(bind((), "p"), execute(), SYNC)
-                told.append((kinds(found), error(found)["C"], error(found)["M"]))
-                told.append(
+                reported.append((kinds(found), error(found)["C"], error(found)["M"]))
+                reported.append(
                     kinds(each.ask(close("S", "p"), parse("select * from shape", "p"), bind((), "p"), execute(), SYNC))
                 )
-                told.append(row(each.ask(parse("select * from shape"), bind(), execute(), SYNC)[2].body))
-            seen.append(told)
+                reported.append(row(each.ask(parse("select * from shape"), bind(), execute(), SYNC)[2].body))
+            seen.append(reported)
     assert seen[0] == seen[1]
 
 
@@ -185,11 +185,11 @@ async def test_asyncpg_recovers_from_a_changed_table_by_itself(shared: PostgresG
     for url in (shared.direct, shared.url):
         a, b = await asyncpg.connect(url), await asyncpg.connect(url)
         await a.execute("drop table if exists shape; create table shape (a int); insert into shape values (1)")
-        told: list[object] = [await each.fetch("select * from shape") for each in (a, b)]
+        reported: list[object] = [await each.fetch("select * from shape") for each in (a, b)]
         await b.execute("alter table shape add b int default 2")
         for each in (a, b):
-            told += [await each.fetch("select * from shape") for _ in range(2)]
-        seen.append(told)
+            reported += [await each.fetch("select * from shape") for _ in range(2)]
+        seen.append(reported)
         await a.close()
         await b.close()
     assert seen[0] == seen[1]

@@ -171,9 +171,9 @@ async def test_a_write_to_what_nobody_keeps_costs_the_store_nothing(server: Stor
             )
         )
         tier = one.service.cache.tier
-        told: list[object] = []
-        tier.empty = lambda *what: told.append(what)  # type: ignore[method-assign, union-attr]
+        reported: list[object] = []
+        tier.empty = lambda *what: reported.append(what)  # type: ignore[method-assign, union-attr]
         await ask(one, "/api/1", method="POST", body=b"x")
-        assert told == []
+        assert reported == []
         await ask(one, "/pages/1", method="POST", body=b"x")
-        assert told == [(None, "/pages/1", "test")]
+        assert reported == [(None, "/pages/1", "test")]

@@ -34,9 +34,9 @@ async def reason_of(server: StoreServer, url: str) -> str:
     assert not one.store.is_up
     reason = await eventually(lambda: one.store.health().state == "degraded" and one.store.health().reason)
     await one.store.stop()
-    told = reason + "".join(text for _, text in one.events) + repr(one.store)
-    assert SECRET not in told
-    assert QUOTED not in told
+    reported = reason + "".join(text for _, text in one.events) + repr(one.store)
+    assert SECRET not in reported
+    assert QUOTED not in reported
     return reason
 
 

@@ -122,11 +122,11 @@ async def test_two_gateways_that_are_killed_tell_every_end_and_run_each_schedule
                     accepted.append(answer.json["id"])
             await eventually(lambda: kills >= KILLS and len(living) == 2, timeout=120)
 
-            def told() -> Counter[str]:
+            def count_callbacks() -> Counter[str]:
                 return Counter(json.loads(body)["data"]["id"] for _, _, body in there.heard)
 
             # One more may have been accepted than we know: it was killed before its 202 was here.
-            await eventually(lambda: set(told()) >= set(accepted), timeout=150)
+            await eventually(lambda: set(count_callbacks()) >= set(accepted), timeout=150)
             # A turn with both alive, at least: each is one task.
             until = time.time() // TURN * TURN + TURN + 2
             while time.time() < until:

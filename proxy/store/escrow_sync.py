@@ -192,7 +192,10 @@ class Escrow:
     def covers_all(self, windows: Iterable[EscrowWindow], amount: int) -> bool:
         """Whether a call of this much needs to ask for none of these windows."""
         now = self._clock()
-        return all(window.covers(amount, now) for window in windows) and not self.refuses
+        for window in windows:
+            if not window.covers(amount, now):
+                return False
+        return not self.refuses
 
     def covers(self, window: EscrowWindow, amount: int) -> bool:
         return window.covers(amount, self._clock()) and not self.refuses

@@ -29,6 +29,7 @@ _HEADER = struct.Struct(">BI")
 _INT16, _INT32 = struct.Struct(">h"), struct.Struct(">i")
 _EXECUTE_AND_SYNC = b"E\0\0\0\x09\0\0\0\0\0" + b"S\0\0\0\x04"
 _TEXT, _BINARY = 0, 1
+_IS_TEXT, _IS_BINARY = _INT16.pack(_TEXT), _INT16.pack(_BINARY)
 # Classes of errors after which no statement can succeed here: connection, resources, an operator stops the server.
 UNABLE = ("08", "53", "57", "58", "25", "XX")
 
@@ -45,17 +46,16 @@ class Statement:
     def __init__(self, text: str, decode: Callable[[bytes | None], Any], *, result: int = _TEXT) -> None:
         self.parse = _message(b"P", b"\0" + text.encode() + b"\0\0\0")
         self.decode = decode
-        self.result = result
+        self.result = _INT16.pack(1) + _INT16.pack(result)
 
     def render(self, *values: str | bytes) -> bytes:
         """Everything that runs it, with texts and bytes as its parameters."""
-        parts = [b"\0\0", _INT16.pack(len(values))]
-        parts += [_INT16.pack(_BINARY if isinstance(value, bytes) else _TEXT) for value in values]
-        parts.append(_INT16.pack(len(values)))
+        count = _INT16.pack(len(values))
+        parts = [b"\0\0", count, *[_IS_BINARY if isinstance(value, bytes) else _IS_TEXT for value in values], count]
         for value in values:
             data = value if isinstance(value, bytes) else value.encode()
             parts += (_INT32.pack(len(data)), data)
-        parts += (_INT16.pack(1), _INT16.pack(self.result))
+        parts.append(self.result)
         return self.parse + _message(b"B", b"".join(parts)) + _EXECUTE_AND_SYNC
 
 
@@ -212,8 +212,13 @@ class PostgresBackend:
 
 def render_array(values: Sequence[str]) -> str:
     """A `text[]` as PostgreSQL reads it."""
-    quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
-    return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
+    if not values:
+        return "{}"
+    joined = '","'.join(values)
+    # Keys and numbers need no escapes; one look at all of them takes a quarter of the time.
+    if "\\" in joined or joined.count('"') != 2 * (len(values) - 1):
+        joined = '","'.join([value.replace("\\", "\\\\").replace('"', '\\"') for value in values])
+    return '{"' + joined + '"}'
 
 
 def describe_failure(error: BaseException) -> str:
@@ -230,7 +235,7 @@ def _message(kind: bytes, body: bytes) -> bytes:
 
 
 def _decode_json(row: bytes | None) -> Any:
-    return [] if row is None else json.loads(row)
+    return [] if row is None else json.loads(row.decode())
 
 
 def _describe_error(body: bytes) -> str:

@@ -1,131 +1,134 @@
-"""CPU time and latency that a limited request costs by where its limit is counted, beside Envoy's local limit if there
-is an Envoy; memory. One gateway at a time is under load, all over one Valkey and one PostgreSQL."""
+"""What it costs that instances share a store: CPU time and latency of a limited request and of a call with caps, by
+where they are counted (memory, Valkey, PostgreSQL), beside Envoy's local limit and LiteLLM with Redis; memory.
 
-import asyncio
-import shutil
+One gateway at a time is under load, in turn, all over one Valkey and one PostgreSQL."""
+
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+import peers
 import uvloop
-from bench_tools import PATH, POLICY, Bench, Peer, free_port, load, paced, quantile, table
+from bench_calls import CAPPED, OWNED
+from bench_calls import POLICY as CALLS
+from bench_tools import HERE, POLICY, TARGET, Bench, Peer, free_port, paced, quantile, summarize, table
+from drive import drive, generator
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "helpers"))
+sys.path.insert(0, str(HERE.parent / "helpers"))
 from postgres_cluster import Cluster
 from valkey_process import valkey
 
-ROUNDS, SECONDS = 3, 2.0
-RATE, PACED_SECONDS = 200, 4.0  # requests a second of the latencies
-# Exact, as most limits are, and never in the way of one connection: 20,000 a second.
-LIMITED = POLICY.replace("premium: 1000/s", "premium: 400/20ms")
+ROUNDS, SECONDS = 3, 2
+RATE, PACED_SECONDS = 200, 3.0  # requests a second of the latencies
+CHAT = "/openai/v1/chat/completions"
+ONE_USER = OWNED.replace("premium_USER", "premium_1")
 UNLIMITED = POLICY.replace(", rate_limit: {{free: 10/h, premium: 1000/s}}", "")
-ENVOY = """
-admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {admin}}}}}}}
-static_resources:
-  listeners:
-  - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: bench
-          access_log:
-          - name: file
-            typed_config: {{"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: {tmp}/envoy.access}}
-          route_config:
-            virtual_hosts: [{{name: all, domains: ["*"], routes: [{{match: {{prefix: "/"}}, route: {{cluster: app}}}}]}}]
-          http_filters:
-{limit}
-          - name: envoy.filters.http.router
-            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
-  clusters:
-  - name: app
-    connect_timeout: 5s
-    load_assignment:
-      cluster_name: app
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {app}}}}}}}}}]}}]
-"""
-LOCAL_LIMIT = """
-          - name: envoy.filters.http.local_ratelimit
-            typed_config:
-              "@type": type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit
-              stat_prefix: bench
-              token_bucket: {max_tokens: 1000000, tokens_per_fill: 1000000, fill_interval: 1s}
-              filter_enabled: {default_value: {numerator: 100, denominator: HUNDRED}}
-              filter_enforced: {default_value: {numerator: 100, denominator: HUNDRED}}
-"""
-
-
-def gateway(bench: Bench, name: str, policy: str, store: str = "") -> Peer:
-    peer = bench.outrigger(policy + (f"store: {{{{url: '{store}', prefix: bench, timeout: 5s}}}}\n" if store else ""))
-    return Peer(name, peer.port, peer.process)
-
-
-def envoy(bench: Bench, name: str, limit: str) -> Peer | None:
-    found = shutil.which("envoy", path=PATH)
-    if found is None:
-        return None
-    port, file = free_port(), Path(bench.tmp) / f"{name}.yaml"
-    file.write_text(
-        ENVOY.format(port=port, admin=free_port(), app=bench.app_port, tmp=bench.tmp, limit=limit.strip("\n"))
-    )
-    command = [found, "-c", str(file), "--concurrency", "1", "--disable-hot-restart", "-l", "off"]
-    return bench.spawn(name, port, command)
+Run = Callable[[Peer, int], int]  # loads a peer for so many seconds; how many were answered
 
 
 def main() -> None:
-    print("Small JSON, a user a connection with 400/20ms; CPU of the gateway alone, over 32 and over 1 connections")
     cluster = Cluster.made()
     try:
         cluster.make("bench")
         with tempfile.TemporaryDirectory() as folder, valkey(Path(folder)) as server, Bench() as bench:
-            peers = [
-                gateway(bench, "no limit", UNLIMITED),
-                gateway(bench, "memory", LIMITED),
-                gateway(bench, "Valkey", LIMITED, server.url),
-                gateway(bench, "PostgreSQL", LIMITED, cluster.url("bench")),
-                envoy(bench, "Envoy, no limit", ""),
-                envoy(bench, "Envoy, local limit", LOCAL_LIMIT),
-            ]
-            measure([peer for peer in peers if peer is not None])
-            if None in peers:
-                print("Envoy is not installed: not compared")
+            stores = {"memory": "", "Valkey": server.url, "PostgreSQL": cluster.url("bench")}
+            requests(bench, stores)
+            calls(bench, stores, int(server.url.rpartition(":")[2].partition("/")[0]))
     finally:
         cluster.close()
 
 
-def measure(peers: list[Peer]) -> None:
-    idle = {peer.name: peer.resident() for peer in peers}
-    costs: dict[tuple[str, int], list[float]] = {}
-    for peer in peers:
-        uvloop.run(load(peer.port, 0.5))
-    for _ in range(ROUNDS):  # in turn, so that a noisy moment hits all alike
-        for peer in peers:
-            for connections in (32, 1):
-                before = peer.cpu()
-                done = uvloop.run(load(peer.port, SECONDS, connections))
-                costs.setdefault((peer.name, connections), []).append((peer.cpu() - before) / done * 1e6)
-    latency: dict[str, list[float]] = {}
+def requests(bench: Bench, stores: dict[str, str]) -> None:
+    """A request that no limit concerns, and one that is counted, by store."""
+    found = {"no limit": gateway(bench, UNLIMITED)}
+    found |= {name: gateway(bench, POLICY, url) for name, url in stores.items()}
+    envoys = {"Envoy, no limit": peers.envoy(bench), "Envoy, local limit": peers.envoy(bench, limited=True)}
+    found |= {name: peer for name, peer in envoys.items() if peer is not None}
+    idle = {name: peer.resident() for name, peer in found.items()}
+    costs = measure(found, lambda peer, seconds: drive(peer.port, seconds, 32, TARGET))
+    latency: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(ROUNDS):
-        for peer in peers:
-            latency.setdefault(peer.name, []).extend(uvloop.run(paced(peer.port, RATE, PACED_SECONDS)))
+        for name, peer in found.items():
+            latency[name] += uvloop.run(paced(peer.port, RATE, PACED_SECONDS))
     rows = []
-    for peer in peers:
-        base = "Envoy, no limit" if peer.name.startswith("Envoy") else "no limit"
-        row = [peer.name]
-        for connections in (32, 1):
-            cost = statistics.median(costs[peer.name, connections])
-            row += [f"{cost:.0f}", f"{cost - statistics.median(costs[base, connections]):+.0f}"]
-        times, none = sorted(latency[peer.name]), sorted(latency[base])
-        row += [f"{quantile(times, 0.5):.2f}", f"{quantile(times, 0.5) - quantile(none, 0.5):+.2f}"]
-        row += [f"{quantile(times, 0.99):.2f}", f"{idle[peer.name]:.1f}", f"{peer.resident():.1f}"]
-        rows.append(row)
-    head = ["limit counted in", "µs at 32", "+", "µs at 1", "+", "p50 ms", "+", "p99 ms", "MiB idle", "after"]
-    table(head, rows)
+    for name, peer in found.items():
+        base = "Envoy, no limit" if name.startswith("Envoy") else "no limit"
+        times, none = sorted(latency[name]), sorted(latency[base])
+        more, later = costs[name] - costs[base], quantile(times, 0.5) - quantile(none, 0.5)
+        row = [peer.labelled(name), f"{costs[name]:.0f}", f"{more:+.0f}"]
+        row += [f"{quantile(times, 0.5):.2f}", f"{later:+.2f}", f"{quantile(times, 0.99):.2f}"]
+        rows.append([*row, f"{idle[name]:.1f}", f"{peer.resident():.1f}"])
+        if stores.get(name):
+            what = f"limited request, counted in {name}, more than no limit"
+            summarize(what, f"{more:+.0f} µs, p50 {later:+.2f} ms", "≤ 40 µs, ≤ 0.5 ms")
+            memory = peer.resident() - found["memory"].resident()
+            summarize(f"memory of store.url, {name}", f"{memory:+.1f} MiB", "≤ 6 MiB")
+    print(f"Small JSON over 32 connections, {generator()}; latency at {RATE} a second, {ROUNDS} rounds by turns\n")
+    table(["limit counted in", "CPU µs a request", "+", "p50 ms", "+", "p99 ms", "MiB idle", "after"], rows)
+
+
+def calls(bench: Bench, stores: dict[str, str], redis: int) -> None:
+    """A call with caps by user and day, by user and month, and in total, of one user and of 256 in turn."""
+    vendor = free_port()
+    bench.spawn("vendor", vendor, [sys.executable, str(HERE / "bench_vendor.py"), str(vendor)])
+    found = {name: way_out(bench, vendor, url) for name, url in stores.items()}
+    many = measure(found, lambda peer, seconds: drive(peer.port, seconds, 16, CHAT, body=OWNED))
+    one = measure(found, lambda peer, seconds: drive(peer.port, seconds, 16, CHAT, body=ONE_USER))
+    rows = []
+    for name, peer in found.items():
+        more = {users: costs[name] - costs["memory"] for users, costs in (("one", one), ("many", many))}
+        row = [name, f"{one[name]:.0f}", f"{more['one']:+.0f}", f"{many[name]:.0f}", f"{more['many']:+.0f}"]
+        rows.append([*row, f"{peer.resident():.1f}"])
+        if stores[name]:
+            what = f"call with caps held in {name}, more than in memory"
+            summarize(what, f"{more['one']:+.0f} µs (256 users in turn {more['many']:+.0f})", "≤ 10 µs")
+    alone, over_redis = peers.litellm(bench, vendor), peers.litellm(bench, vendor, redis=redis)
+    if alone is not None and over_redis is not None:
+        ways = {"LiteLLM's proxy": alone, "LiteLLM's proxy, with Redis": over_redis}
+        costs = measure(ways, lambda peer, seconds: drive(peer.port, 5, 16, "/v1/chat/completions", body=OWNED))
+        for name, peer in ways.items():
+            more = costs[name] - costs["LiteLLM's proxy"]
+            rows.append(
+                [peer.labelled(name), "—", "—", f"{costs[name]:,.0f}", f"{more:+,.0f}", f"{peer.resident():.0f}"]
+            )
+    print("Small chats of 16 callers, metered, capped, on the ledger\n")
+    table(["caps held in", "CPU µs a call, one user", "+", "256 users", "+", "MiB after"], rows)
+
+
+def measure(found: dict[str, Peer], run: Run) -> dict[str, float]:
+    """CPU µs of each for one that was answered: the median of several runs, in turn, so that a noisy moment hits all
+    alike."""
+    costs: dict[str, list[float]] = {name: [] for name in found}
+    for peer in found.values():
+        run(peer, 1)
+    for _ in range(ROUNDS):
+        for name, peer in found.items():
+            before = peer.cpu()
+            done = run(peer, SECONDS)
+            costs[name].append((peer.cpu() - before) / done * 1e6)
+    return {name: statistics.median(each) for name, each in costs.items()}
+
+
+def gateway(bench: Bench, policy: str, store: str = "") -> Peer:
+    return bench.outrigger(policy + shared(store))
+
+
+def way_out(bench: Bench, vendor: int, store: str) -> Peer:
+    egress = free_port()
+    path = Path(bench.tmp) / f"shared-calls-{egress}.yaml"
+    ports = {"egress": egress, "admin": free_port(), "app": bench.app_port, "vendor": vendor}
+    text = CALLS.format(rules=CAPPED, level="info", ledger=f"{bench.tmp}/shared-calls-{egress}.db", **ports)
+    path.write_text(text + shared(store))
+    return bench.spawn("Outrigger", egress, [sys.executable, "-m", "proxy", "run", "--policy", str(path)])
+
+
+def shared(store: str) -> str:
+    if not store:
+        return ""
+    return f"store:\n  url: '{store}'\n  prefix: bench{free_port()}\n  timeout: 5s\n"
 
 
 if __name__ == "__main__":
-    asyncio.set_event_loop_policy(None)
     main()

@@ -179,15 +179,18 @@ def portkey(bench: Bench) -> Peer | None:
     return peer
 
 
-def litellm(bench: Bench, vendor: int) -> Peer | None:
-    """One worker, in production mode, as on half a core."""
+def litellm(bench: Bench, vendor: int, *, redis: int = 0) -> Peer | None:
+    """One worker, in production mode, as on half a core. `redis`: the port of one where it counts a limit on the
+    model, as several of it do together."""
     if not LITELLM.exists():
         return missing("LiteLLM's proxy")
     port = free_port()
-    config = Path(bench.tmp) / "litellm.yaml"
+    config = Path(bench.tmp) / f"litellm-{port}.yaml"
+    limit = ", rpm: 100000000" if redis else ""
     config.write_text(
         "model_list: [{model_name: gpt-4o-mini, litellm_params: {model: openai/gpt-4o-mini, api_key: sk-x, "
-        f'api_base: "http://127.0.0.1:{vendor}/v1"}}}}]\n'
+        f'api_base: "http://127.0.0.1:{vendor}/v1"{limit}}}}}]\n'
+        + (f"router_settings: {{redis_host: 127.0.0.1, redis_port: {redis}}}\n" if redis else "")
     )
     command = [str(LITELLM), "--config", str(config), "--port", str(port), "--host", "127.0.0.1", "--num_workers", "1"]
     peer = bench.spawn("LiteLLM's proxy", port, command, patience=180.0, environ=LITELLM_SETTINGS)

@@ -1,6 +1,6 @@
 """The conditions of alert rules, typed; the text of each (`str`) is how a policy writes it.
 
-`lasting` is for how many seconds it must have been true (`for 1m`); `over` is the window, in seconds, that is counted
+`for_seconds` is how long it must have been true (`for 1m`); `window_seconds` is the window that is counted
 (`over 5m`). Shares are 0 to 1.
 """
 
@@ -22,10 +22,10 @@ class ComponentIs:
 
     part: ComponentName
     state: Literal["down", "degraded"]
-    lasting: float
+    for_seconds: float
 
     def __str__(self) -> str:
-        return f"{self.part} is {self.state} for {units.format_duration(self.lasting)}"
+        return f"{self.part} is {self.state} for {units.format_duration(self.for_seconds)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class BreakerOpen:
     """The breaker of one upstream is open, or that of any, each by itself."""
 
     upstream: str | None
-    lasting: float
+    for_seconds: float
 
     def __str__(self) -> str:
         of = f" of {self.upstream}" if self.upstream is not None else ""
-        return f"breaker{of} is open for {units.format_duration(self.lasting)}"
+        return f"breaker{of} is open for {units.format_duration(self.for_seconds)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,11 @@ class ErrorRateAbove:
 
     share: float
     route: str | None
-    over: float
+    window_seconds: float
 
     def __str__(self) -> str:
-        return (
-            f"errors > {units.format_share(self.share)}{_on_name(self.route)} over {units.format_duration(self.over)}"
-        )
+        share, window = units.format_share(self.share), units.format_duration(self.window_seconds)
+        return f"errors > {share}{_on_name(self.route)} over {window}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +62,23 @@ class LatencyAbove:
     seconds: float | None
     share: float | None
     route: str | None
-    over: float
+    window_seconds: float
 
     def __str__(self) -> str:
         if self.seconds is not None:
             most = units.format_duration(self.seconds)
         else:
             most = f"{units.format_share(self.share or 0.0)} of timeout"
-        return f"p{self.percent} > {most}{_on_name(self.route)} over {units.format_duration(self.over)}"
+        return f"p{self.percent} > {most}{_on_name(self.route)} over {units.format_duration(self.window_seconds)}"
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryAbove:
     share: float
-    lasting: float
+    for_seconds: float
 
     def __str__(self) -> str:
-        return f"memory > {units.format_share(self.share)} for {units.format_duration(self.lasting)}"
+        return f"memory > {units.format_share(self.share)} for {units.format_duration(self.for_seconds)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +104,19 @@ class SpentTodayAbove:
 @dataclass(frozen=True, slots=True)
 class PoolWaitAbove:
     seconds: float
-    over: float
+    window_seconds: float
 
     def __str__(self) -> str:
-        return f"pool wait > {units.format_duration(self.seconds)} over {units.format_duration(self.over)}"
+        return f"pool wait > {units.format_duration(self.seconds)} over {units.format_duration(self.window_seconds)}"
 
 
 @dataclass(frozen=True, slots=True)
 class ThrottledAbove:
     share: float
-    over: float
+    window_seconds: float
 
     def __str__(self) -> str:
-        return f"throttled > {units.format_share(self.share)} over {units.format_duration(self.over)}"
+        return f"throttled > {units.format_share(self.share)} over {units.format_duration(self.window_seconds)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +125,10 @@ class CallErrorRateAbove:
 
     share: float
     upstream: str | None
-    over: float
+    window_seconds: float
 
     def __str__(self) -> str:
-        share, over = units.format_share(self.share), units.format_duration(self.over)
+        share, over = units.format_share(self.share), units.format_duration(self.window_seconds)
         return f"call errors > {share}{_on_name(self.upstream)} over {over}"
 
 
@@ -139,12 +138,11 @@ class RefusalRateAbove:
 
     share: float
     route: str | None
-    over: float
+    window_seconds: float
 
     def __str__(self) -> str:
-        return (
-            f"refusals > {units.format_share(self.share)}{_on_name(self.route)} over {units.format_duration(self.over)}"
-        )
+        share, window = units.format_share(self.share), units.format_duration(self.window_seconds)
+        return f"refusals > {share}{_on_name(self.route)} over {window}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +162,10 @@ class FailedTasksAbove:
 
     share: float
     route: str | None
-    over: float
+    window_seconds: float
 
     def __str__(self) -> str:
-        share, over = units.format_share(self.share), units.format_duration(self.over)
+        share, over = units.format_share(self.share), units.format_duration(self.window_seconds)
         return f"failed tasks > {share}{_on_name(self.route)} over {over}"
 
 

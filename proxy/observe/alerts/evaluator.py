@@ -95,11 +95,11 @@ class AlertEvaluator:
                         del self._pending[key]
                     for name, breaker in found.items():
                         if condition.upstream in (None, name):
-                            self._pending_condition(condition, name, condition.lasting).update(now, breaker.open)
+                            self._pending_condition(condition, name, condition.for_seconds).update(now, breaker.open)
                 case when.MemoryAbove():
                     share = self._inputs.sample().memory_share
                     bad = share is not None and share > condition.share
-                    self._pending_condition(condition, "", condition.lasting).update(now, bad)
+                    self._pending_condition(condition, "", condition.for_seconds).update(now, bad)
                 case _:
                     pass
 
@@ -120,7 +120,7 @@ class AlertEvaluator:
         for key in [key for key in self._pending if key[0] == old]:
             pending = self._pending.pop(key)
             if isinstance(heir, CONDITIONS_WITH_FOR) and (heir, key[1]) not in self._pending:
-                pending.seconds = heir.lasting
+                pending.seconds = heir.for_seconds
                 self._pending[heir, key[1]] = pending
 
     def _pending_condition(self, condition: Condition, subject: str, seconds: float) -> PendingCondition:
@@ -135,14 +135,14 @@ class AlertEvaluator:
         bad = state.state == "down" or (
             state.state == "degraded" and (condition.state == "degraded" or condition.part in DEGRADED_AT_WORST)
         )
-        pending = self._pending_condition(condition, condition.part, condition.lasting)
+        pending = self._pending_condition(condition, condition.part, condition.for_seconds)
         # An expected absence is neither good nor bad: the state stays as it was.
         if condition.part == "app" and bad and self._inputs.is_app_absence_expected():
             return
         pending.update(now, bad, state.since)
 
     def _evaluate_part(self, now: float, condition: when.ComponentIs) -> Iterator[Finding]:
-        pending = self._pending_condition(condition, condition.part, condition.lasting)
+        pending = self._pending_condition(condition, condition.part, condition.for_seconds)
         if not pending.is_firing(now) or pending.since is None:
             return
         part, state = condition.part, self._inputs.parts()[condition.part]
@@ -173,7 +173,7 @@ class AlertEvaluator:
             )
 
     def _evaluate_memory(self, now: float, condition: when.MemoryAbove) -> Iterator[Finding]:
-        pending, sample = self._pending_condition(condition, "", condition.lasting), self._inputs.sample()
+        pending, sample = self._pending_condition(condition, "", condition.for_seconds), self._inputs.sample()
         share = sample.memory_share
         if not pending.is_firing(now) or share is None:
             return
@@ -189,5 +189,5 @@ def _differ_in_duration_only(old: Condition, new: Condition) -> bool:
     return (
         isinstance(old, CONDITIONS_WITH_FOR)
         and isinstance(new, CONDITIONS_WITH_FOR)
-        and replace(old, lasting=new.lasting) == new
+        and replace(old, for_seconds=new.for_seconds) == new
     )

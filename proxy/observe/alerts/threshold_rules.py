@@ -51,7 +51,7 @@ def evaluate_threshold(inputs: AlertInputs, condition: Condition) -> Iterator[Fi
 
 
 def _check_errors(inputs: AlertInputs, condition: when.ErrorRateAbove) -> Iterator[Finding]:
-    window = inputs.window(condition.over)
+    window = inputs.window(condition.window_seconds)
     named = condition.route
     route = window.total_routes() if named is None else window.routes.get(named, RouteStats())
     ok = route.requests - route.errors
@@ -60,7 +60,7 @@ def _check_errors(inputs: AlertInputs, condition: when.ErrorRateAbove) -> Iterat
         return
     of = f" of {condition.route}" if condition.route is not None else ""
     text = (
-        f"{route.errors:.0f} of {route.requests:.0f} requests{of} failed in {format_duration(condition.over)}"
+        f"{route.errors:.0f} of {route.requests:.0f} requests{of} failed in {format_duration(condition.window_seconds)}"
         f" ({route.error_share:.0%})"
     )
     if condition.route is None:
@@ -71,19 +71,19 @@ def _check_errors(inputs: AlertInputs, condition: when.ErrorRateAbove) -> Iterat
 
 def _check_call_errors(inputs: AlertInputs, condition: when.CallErrorRateAbove) -> Iterator[Finding]:
     """Skips an upstream whose breaker is open, or was within the window: the breaker's rule covers those failures."""
-    window, breakers = inputs.window(condition.over), inputs.breakers()
+    window, breakers = inputs.window(condition.window_seconds), inputs.breakers()
     for name, outcomes in window.calls.items():
         breaker = breakers.get(name)
         if condition.upstream not in (None, name) or breaker is None or breaker.open is not False:
             continue
         # The failures that opened it are still in the window, and were reported by the breaker's rule.
-        if breaker.changed is not None and breaker.changed < condition.over:
+        if breaker.changed is not None and breaker.changed < condition.window_seconds:
             continue
         failed = outcomes.get("error", 0.0) + outcomes.get("fallback", 0.0)
         asked = failed + outcomes.get("ok", 0.0) + outcomes.get("cached", 0.0)
         if failed < (MIN_ERRORS_IF_ALL if failed == asked else MIN_ERRORS) or failed <= condition.share * asked:
             continue
-        length = format_duration(condition.over)
+        length = format_duration(condition.window_seconds)
         text = f"{failed:.0f} of {asked:.0f} calls to {name} ended in an error or a fallback in {length}"
         text += describe_attempts(window.attempts.get(name, {}), f"attempts of these {length}")
         share = failed / asked
@@ -91,7 +91,7 @@ def _check_call_errors(inputs: AlertInputs, condition: when.CallErrorRateAbove) 
 
 
 def _check_refusals(inputs: AlertInputs, condition: when.RefusalRateAbove) -> Iterator[Finding]:
-    window, named = inputs.window(condition.over), condition.route
+    window, named = inputs.window(condition.window_seconds), condition.route
     route = window.total_routes() if named is None else window.routes.get(named, RouteStats())
     if route.refused < MIN_ERRORS or route.refused <= condition.share * route.requests:
         return
@@ -99,7 +99,7 @@ def _check_refusals(inputs: AlertInputs, condition: when.RefusalRateAbove) -> It
     of = f" of {named}" if named is not None else ""
     text = (
         f"the policy refused {route.refused:.0f} of {route.requests:.0f} requests{of}"
-        f" in {format_duration(condition.over)} ({share:.0%})"
+        f" in {format_duration(condition.window_seconds)} ({share:.0%})"
     )
     if named is None:
         worst = sorted(((r.refused, name) for name, r in window.routes.items() if r.refused), reverse=True)
@@ -108,7 +108,7 @@ def _check_refusals(inputs: AlertInputs, condition: when.RefusalRateAbove) -> It
 
 
 def _check_slow(inputs: AlertInputs, condition: when.LatencyAbove) -> Iterator[Finding]:
-    window, timeouts = inputs.window(condition.over), inputs.timeouts()
+    window, timeouts = inputs.window(condition.window_seconds), inputs.timeouts()
     for name, route in window.routes.items():
         if condition.route not in (None, name) or route.requests < MIN_REQUESTS_IF_HALF:
             continue
@@ -125,13 +125,13 @@ def _check_slow(inputs: AlertInputs, condition: when.LatencyAbove) -> Iterator[F
             continue
         text = (
             f"{100 - condition.percent}% of {route.requests:.0f} requests of {name} took longer than {found:.1f} s"
-            f" in {format_duration(condition.over)} (p{condition.percent}; the rule allows {most:g} s)"
+            f" in {format_duration(condition.window_seconds)} (p{condition.percent}; the rule allows {most:g} s)"
         )
         yield Finding(name, text, f"{found:.2f} s", str(condition), level=found / most)
 
 
 def _check_pool_wait(inputs: AlertInputs, condition: when.PoolWaitAbove) -> Iterator[Finding]:
-    window = inputs.window(condition.over)
+    window = inputs.window(condition.window_seconds)
     # Those that wait now are in no bucket yet: without them a pool that is stuck would look idle.
     now_over = [wait for wait in inputs.pool_waits() if wait > condition.seconds]
     over = window.count_waits_over(condition.seconds) + len(now_over)
@@ -140,7 +140,7 @@ def _check_pool_wait(inputs: AlertInputs, condition: when.PoolWaitAbove) -> Iter
         return
     text = (
         f"{over:.0f} of {asked:.0f} clients waited for a database connection longer than"
-        f" {format_duration(condition.seconds)} in {format_duration(condition.over)}"
+        f" {format_duration(condition.seconds)} in {format_duration(condition.window_seconds)}"
     )
     holders = inputs.pool_holders()
     text += f"; {holders}" if holders else ""
@@ -148,10 +148,10 @@ def _check_pool_wait(inputs: AlertInputs, condition: when.PoolWaitAbove) -> Iter
 
 
 def _check_throttling(inputs: AlertInputs, condition: when.ThrottledAbove) -> Iterator[Finding]:
-    share = inputs.window(condition.over).throttled / condition.over
+    share = inputs.window(condition.window_seconds).throttled / condition.window_seconds
     if share <= condition.share:
         return
-    text = f"the CPU quota held app and gateway back for {share:.0%} of {format_duration(condition.over)}"
+    text = f"the CPU quota held app and gateway back for {share:.0%} of {format_duration(condition.window_seconds)}"
     yield Finding("", text, f"{share:.0%}", str(condition), level=share)
 
 
@@ -196,7 +196,7 @@ def _check_task_waits(inputs: AlertInputs, condition: when.TaskWaitAbove) -> Ite
 
 
 def _check_failed_tasks(inputs: AlertInputs, condition: when.FailedTasksAbove) -> Iterator[Finding]:
-    tasks, named = inputs.window(condition.over).tasks, condition.route
+    tasks, named = inputs.window(condition.window_seconds).tasks, condition.route
     chosen = {route: outcomes for route, outcomes in tasks.items() if named in (None, route)}
     # One that somebody cancelled neither failed nor succeeded.
     by_route = {route: outcomes.get("failed", 0.0) for route, outcomes in chosen.items()}
@@ -207,7 +207,7 @@ def _check_failed_tasks(inputs: AlertInputs, condition: when.FailedTasksAbove) -
         return
     share = failed / ended
     of = f" of {named}" if named is not None else ""
-    text = f"{failed:.0f} of {ended:.0f} tasks{of} failed in {format_duration(condition.over)} ({share:.0%})"
+    text = f"{failed:.0f} of {ended:.0f} tasks{of} failed in {format_duration(condition.window_seconds)} ({share:.0%})"
     if named is None:
         worst = sorted(((count, route) for route, count in by_route.items() if count), reverse=True)
         text += f"; most of them of {_list_worst(worst)}"

@@ -8,7 +8,7 @@ from proxy.egress.body import Body
 from proxy.egress.dialects import RequestInfo, Usage
 from proxy.egress.headers import Fields
 from proxy.observe.request_registry import Attribution
-from proxy.observe.reserved_users import UNATTRIBUTED
+from proxy.util.user_names import UNATTRIBUTED
 
 if TYPE_CHECKING:
     from proxy.egress.app_response import ResponseWriter

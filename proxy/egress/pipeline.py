@@ -53,8 +53,8 @@ from proxy.http.client_connection import ClientConnection
 from proxy.http.messages import IncomingRequest
 from proxy.observe.emit import EmitEvent
 from proxy.observe.request_registry import RequestRegistry
-from proxy.observe.reserved_users import normalize_user_name
 from proxy.policy.schema import Fallback, TierMatcher
+from proxy.util.user_names import normalize_user_name
 
 LAST_WORDS_TIMEOUT = 5.0  # seconds that an error event has to reach an app that reads slowly
 FAILURE_CODES = ("upstream_timeout", "upstream_unreachable", "gateway_fault")  # refusals that count as errors

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from proxy.ingress import client_address, routing
 from proxy.ingress.ports import RequestView
-from proxy.observe.reserved_users import RESERVED_NAMES, RESERVED_PREFIX, normalize_user_name
 from proxy.policy.schema import (
     CookieSource,
     HeaderSource,
@@ -23,6 +22,7 @@ from proxy.policy.schema import (
     Tier,
     TierMatcher,
 )
+from proxy.util.user_names import RESERVED_NAMES, RESERVED_PREFIX, normalize_user_name
 
 MAX_USER_LENGTH = 256
 MAX_COOKIE_LENGTH = 4096  # as long as browsers keep (RFC 6265 section 6.1)

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from proxy.ledger.record import ESTIMATED, OPEN, CallRecord
 from proxy.ledger.store import TAG_LENGTH
-from proxy.observe.reserved_users import VARIOUS_USERS
+from proxy.util.user_names import VARIOUS_USERS
 
 OPEN_AFTER = 0.3  # seconds that a call is under way before it is worth a row
 MAX_BATCH_ROWS = 500

@@ -13,7 +13,6 @@ from proxy.errors import Refusal
 from proxy.ingress.identity import canonical_user
 from proxy.ledger.store import ForgivenSpend
 from proxy.ledger.user_marks import MAX_BLOCKED_USERS, TooManyBlocked
-from proxy.observe.reserved_users import UNATTRIBUTED
 from proxy.operations.reloader import Reloader
 from proxy.operations.task_report import find_service, find_task, tasks_unavailable
 from proxy.parts import Parts
@@ -21,6 +20,7 @@ from proxy.policy.schema import Route
 from proxy.tasks.database import TasksUnavailable
 from proxy.tasks.record import cut_id
 from proxy.units import format_nanos
+from proxy.util.user_names import UNATTRIBUTED
 
 RESTART_TIMEOUT = 10.0  # seconds that the command waits for the app to be ready again
 BREAKER_STATES = {"open": OPEN, "close": CLOSED, "auto": None}

@@ -25,12 +25,12 @@ from typing import Literal
 from proxy import __version__
 from proxy.observe.emit import EmitEvent
 from proxy.observe.recent_errors import format_rfc3339
-from proxy.observe.reserved_users import SCHEDULE_PREFIX
 from proxy.policy.schema import Schedule
 from proxy.tasks.database import TasksUnavailable
 from proxy.tasks.queue import TaskQueue
 from proxy.tasks.record import NewTask, TaskRequest, cut_id
 from proxy.units import format_duration
+from proxy.util.user_names import SCHEDULE_PREFIX
 
 MISSED_SECONDS = 10.0  # after which a time that nobody dealt with was missed
 LOOK_SECONDS = 5.0  # the longest between two looks at the clock, which may be set, or stand still with the machine

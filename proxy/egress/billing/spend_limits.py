@@ -26,13 +26,13 @@ from proxy.egress.billing.spend_account import MAX_SHARE_LEFT, CapReached, Spend
 from proxy.egress.billing.spend_accounts import SpendAccounts
 from proxy.egress.billing.windows import PERIODS
 from proxy.errors import OutriggerError
-from proxy.observe.reserved_users import UNATTRIBUTED
 from proxy.policy.schema import Cap
 from proxy.policy.values import ANY_TIER, Spend
 from proxy.store.escrow import EscrowWindow
 from proxy.store.escrow_sync import Escrow
 from proxy.store.money import WindowName
 from proxy.units import SpendPeriod, format_nanos, to_nanos
+from proxy.util.user_names import UNATTRIBUTED
 
 Warn = Callable[[str, Spend, float], None]  # whom or what, which cap, the share of `cap.warn` that was reached
 

@@ -15,10 +15,10 @@ from proxy.egress.billing.spend_accounts import MAX_USERS
 from proxy.egress.billing.spend_limits import SpendLimits
 from proxy.egress.billing.windows import Calendar
 from proxy.ledger.store import UserTotals, WindowTotals
-from proxy.observe.reserved_users import UNATTRIBUTED
 from proxy.policy.schema import Cap
 from proxy.policy.values import ANY_TIER, Spend
 from proxy.units import NANOS, format_nanos
+from proxy.util.user_names import UNATTRIBUTED
 
 NOON = datetime(2026, 11, 26, 12, 0, tzinfo=ZoneInfo("UTC")).timestamp()
 

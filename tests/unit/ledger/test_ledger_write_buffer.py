@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.ledger.record import CallRecord
 from proxy.ledger.write_buffer import MAX_BATCH_ROWS, OPEN_AFTER, WriteBuffer
-from proxy.observe.reserved_users import VARIOUS_USERS
+from proxy.util.user_names import VARIOUS_USERS
 
 
 def entry(id: object, cost: int = 10, **rest: object) -> CallRecord:

@@ -11,7 +11,7 @@ from gateway_process import APPS, eventually, gateway
 
 from proxy.cli.report import run_report
 from proxy.ledger.record import CallRecord
-from proxy.observe.reserved_users import RESERVED_NAMES, UNATTRIBUTED, VARIOUS_USERS, normalize_user_name
+from proxy.util.user_names import RESERVED_NAMES, UNATTRIBUTED, VARIOUS_USERS, normalize_user_name
 
 PRICES = "prices: {gpt-4o-mini: {input: 1, output: 2}}"
 CAP = f"{QUICK}\n{PRICES}\ncap: {{per_user: $0.00005/d, unattributed: $1/d}}"  # room for two

@@ -1,4 +1,5 @@
-"""User names that are reserved for the gateway's own use. A real user of such a name gets a prefix."""
+"""Names of users inside the gateway, and those that are reserved for its own use. A real user of such a name gets a
+prefix."""
 
 from __future__ import annotations
 

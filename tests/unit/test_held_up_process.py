@@ -96,7 +96,8 @@ def watched_connection(loop: TimersFirst) -> Connection:
     failures: list[Refusal] = []
     connection = Connection(last_read=loop.now, reading_paused=False, failures=failures, fail=failures.append)
     x = SimpleNamespace(route=SimpleNamespace(name="r", timeout=1.0, total=None), received_at=loop.now)
-    RouteTimeouts(loop).add(connection, x, SimpleNamespace(waits_for_client=False, progress_at=loop.now))
+    upload = SimpleNamespace(waits_for_client=False, progress_at=loop.now)
+    RouteTimeouts(loop).add(connection, x, upload, loop.now)
     return connection
 
 

@@ -48,12 +48,12 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.tcp_helpers import tcp_keepalive
 
 from proxy.errors import Refusal
+from proxy.http.known_heads import KnownHead, KnownHeads
 from proxy.http.messages import Body, IncomingRequest
 from proxy.http.protocol_upgrade import UpgradeRequest, requested_upgrade
 from proxy.http.request_errors import bad_request, head_too_long, unreadable_request
 
 READ_BUFFER = 64 * 1024  # bytes of a body that are read ahead of the app
-MAX_KNOWN_HEAD = 4096  # bytes of a head that is kept, in case the next request has the same one
 MAX_PIPELINED = 16  # requests read ahead of the one being answered
 MAX_UPGRADE_TAIL = 64 * 1024  # bytes held back behind an upgrade; above it reading pauses
 LINGER_SECONDS = 5.0  # for which input is read behind the last response, so that no reset destroys it
@@ -72,6 +72,7 @@ class ClientConnection(BaseProtocol):
     Each request is made by `make_request`, whose arguments are those of `IncomingRequest`. `handle` serves it, and
     returns whether the connection may go on; `refuse` answers input that is no request; `on_lost` is called once, when
     the connection has ended or has become a tunnel that has ended. CONNECT is a request only if `accepts_connect`.
+    `known_heads` saves reading a head again that came before; without it each is read.
 
     - `peer`: the address of the other end, which may be a proxy's. `tunnel` is set once a protocol was switched to.
     - `busy`: a request is being served; `response_started`: the head of its response has been written.
@@ -85,15 +86,14 @@ class ClientConnection(BaseProtocol):
 
     __slots__ = (
         "_accepts_connect",
+        "_between_requests",
         "_body",
         "_discarded",
         "_discarding",
-        "_facts",
         "_handle",
         "_head_bytes",
         "_ignores_input",
-        "_known_head",
-        "_known_message",
+        "_known_heads",
         "_make_request",
         "_max_header",
         "_messages",
@@ -137,6 +137,7 @@ class ClientConnection(BaseProtocol):
         *,
         max_header: int,
         accepts_connect: bool = False,
+        known_heads: KnownHeads | None = None,
     ) -> None:
         parser = HttpRequestParser(
             self,
@@ -160,9 +161,8 @@ class ClientConnection(BaseProtocol):
         self._task: asyncio.Task[None] | None = None
         self._body: Body | None = None  # of the newest request
         self._head_bytes = 0
-        self._known_head: bytes | None = None  # of the newest request, if it came whole and has no body
-        self._known_message: Any = None  # what the parser made of it
-        self._facts: Any = None  # and who served it
+        self._known_heads = known_heads
+        self._between_requests = True  # for certain: the parser has nothing of a request whose end has yet to come
         self._partial_head = b""  # a head that is not whole yet
         self._upgrade_request: UpgradeRequest | None = None  # an upgrade whose body goes on
         self._upgrade_pending = False  # input is held back until a response says whose it is
@@ -225,9 +225,11 @@ class ClientConnection(BaseProtocol):
         if self._upgrade_pending and data:
             self._append_upgrade_tail(data)
             return
-        if data == self._known_head:
-            self._repeat_request()
-            return
+        if self._between_requests and self._known_heads is not None:
+            known = self._known_heads.find(data)
+            if known is not None and len(data) <= self._max_header:
+                self._repeat_request(known)
+                return
         # The upgrade's own body ends somewhere in these bytes: only that much is HTTP for certain.
         if self._upgrade_request is not None and (end := self._upgrade_request.find_end(data)) is not None:
             self._upgrade_request = None
@@ -236,33 +238,33 @@ class ClientConnection(BaseProtocol):
         else:
             self._parse_input(data)
 
-    def _repeat_request(self) -> None:
-        """The same head as before, byte by byte: a page that polls, a load test. The parser is between two messages,
-        and would make the same of it, for a twentieth of a request's time."""
+    def _repeat_request(self, known: KnownHead) -> None:
+        """Take a head for what it was before. The parser would make the same of it, and stand where it stands now."""
         self.last_read = self._loop.time()
-        self._messages.append((self._known_message, EMPTY_PAYLOAD))
+        self._messages.append((known, EMPTY_PAYLOAD))
         self._wake_serving_task()
         if len(self._messages) > MAX_PIPELINED:
             self._set_reading(False)
 
-    def _remember_head(self, data: bytes, message: Any, body: Body) -> None:
-        """Keep a head that would be read in the same way if it came again: one that had `data` to itself."""
-        # Whatever leaves the parser, or this connection, in another state than before it is no such head.
+    def _note_head(self, data: bytes, message: Any, body: Body) -> None:
+        """Remember a head that had `data` to itself."""
+        # What has a body, or leaves the connection in another state than before it, is read anew each time.
         if (
             body is EMPTY_PAYLOAD
-            and len(data) <= MAX_KNOWN_HEAD
             and data.find(b"\r\n\r\n") == len(data) - 4
             and not (message.should_close or message.upgrade or message.chunked or self._upgraded)
             and message.version == HttpVersion11
         ):
-            self._known_head, self._known_message = data, message
+            self._between_requests = True
+            if self._known_heads is not None:
+                self._known_heads.note(data, message)
 
     def _parse_input(self, data: bytes) -> None:
         begins_head = False  # no body goes on with these bytes
         alone = False  # nor does a head
         if data:  # empty if the parser is asked to go on with what it has
             self.last_read = self._loop.time()
-            self._known_head = self._known_message = self._facts = None
+            self._between_requests = False
             if self._body is None or self._body.is_eof():
                 begins_head = True
                 if self._head_bytes == 0:
@@ -292,7 +294,7 @@ class ClientConnection(BaseProtocol):
             elif messages[-1][0].upgrade and not self._discarding:
                 self._prepare_upgrade(partial_head + data if begins_head else b"")
             elif alone and len(messages) == 1 and not (self._discarding or self._ignores_input):
-                self._remember_head(data, *messages[0])
+                self._note_head(data, *messages[0])
         elif upgraded:
             self._upgraded = True
             self._hold_for_upgrade(tail)
@@ -443,6 +445,8 @@ class ClientConnection(BaseProtocol):
             self._refuse(self, item)
             return False
         message, body = item
+        if type(message) is KnownHead:
+            return await self._handle_known(message)
         # A version that the parser lets through and nobody here knows would be framed by unknown rules.
         if message.version not in (HttpVersion11, HttpVersion10):
             self._refuse(self, bad_request("Only HTTP/1.1 and HTTP/1.0 are spoken here."))
@@ -452,7 +456,6 @@ class ClientConnection(BaseProtocol):
             self._refuse(self, bad_request("This is not a proxy that CONNECT could use."))
             return False
         headers = message.headers
-        is_known = message is self._known_message
         # A client that expects a 100 holds its body back until then, and its timeout must not run meanwhile.
         if body is not EMPTY_PAYLOAD and not body.is_eof() and "Expect" in headers:
             self.awaits_continue = "100-continue" in headers["Expect"].lower() and not body.total_bytes
@@ -468,15 +471,29 @@ class ClientConnection(BaseProtocol):
             chunked=bool(message.chunked),
             should_close=message.should_close or (self._ignores_input and not self._messages),
             upgrade=requested_upgrade(headers.get("Connection"), headers.get("Upgrade")) if message.upgrade else None,
-            facts=self._facts if is_known else None,
         )
-        may_go_on = await self._handle(self, request)
-        if is_known and message is self._known_message:
-            self._facts = request.facts
         return (
             # If the body was not read to its end, nobody knows where the next request begins.
-            may_go_on and body.is_eof() and not (self._discarding or (self._ignores_input and not self._messages))
+            await self._handle(self, request)
+            and body.is_eof()
+            and not (self._discarding or (self._ignores_input and not self._messages))
         )
+
+    async def _handle_known(self, known: KnownHead) -> bool:
+        request = self._make_request(
+            known.method,
+            known.target,
+            known.headers,
+            known.raw_headers,
+            EMPTY_PAYLOAD,
+            peer=self.peer,
+            received=self._loop.time(),
+            should_close=self._ignores_input and not self._messages,
+            facts=known.facts,
+        )
+        keep_alive = await self._handle(self, request)
+        known.facts = request.facts
+        return keep_alive and not (self._discarding or (self._ignores_input and not self._messages))
 
     def _resume_input(self) -> None:
         """After a response: parse what was held back behind it, and read on if the queue was full."""

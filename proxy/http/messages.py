@@ -35,8 +35,7 @@ class IncomingRequest:
     - `body`, `chunked`, `http10`, `upgrade` (the protocol asked for, if it may be passed on);
     - `should_close`: the client wants the connection to end, or its protocol does;
     - `peer`, the address of the other end, and `received_at` on the loop's clock;
-    - `facts`: what whoever serves it has made of its head. If the client sends the same head again, the next request
-      has them from the start.
+    - `facts`: what whoever serves it has made of its head. If the same head comes again, it has them from the start.
     """
 
     __slots__ = (

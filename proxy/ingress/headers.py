@@ -72,7 +72,7 @@ def render_request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], 
     for name, value in forwarding:
         lines.append(b"%s: %s\r\n" % (name, value))
     # Nothing so far is this exchange's alone.
-    if facts is not None and x.trace_id is None and x.filters is None and x.lookup is None:
+    if facts is not None and not authority and x.trace_id is None and x.filters is None and x.lookup is None:
         facts.app_head = b"".join(lines)
     lines.append(_id_lines(x))
     if x.task is not None:

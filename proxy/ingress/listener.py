@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from proxy.errors import Refusal
 from proxy.http.acceptor import Acceptor
 from proxy.http.client_connection import ClientConnection, RefusalWriter
+from proxy.http.known_heads import KnownHeads
 from proxy.http.request_errors import body_below_rate, request_too_slow
 from proxy.ingress.client_address import client_network
 from proxy.ingress.connection_limits import DESCRIPTORS, PER_ADDRESS, TOTAL, ConnectionLimits
@@ -46,6 +47,7 @@ class Listener:
 
     - `listen`: the policy's `listen`, which a reload replaces.
     - `connections`: all that are open; `rejecting` of them only get a refusal, and do not count against the limits.
+    - `known_heads`: heads of requests that came before, and what follows from them under the rules in force.
     - `draining`: nobody is accepted any more, and each connection closes after its present request.
     """
 
@@ -79,6 +81,7 @@ class Listener:
         self._refuse = refuse
         self.listen = listen
         self.connections: set[ClientConnection] = set()
+        self.known_heads = KnownHeads()
         self.draining = False
         self._acceptor: Acceptor | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -124,6 +127,7 @@ class Listener:
             self._refuse,
             self._on_connection_lost,
             max_header=self.listen.max_header,
+            known_heads=self.known_heads,
         )
         connection.draining = self.draining
         return connection

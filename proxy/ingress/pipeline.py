@@ -168,7 +168,7 @@ class RequestPipeline:
         # A reload may replace the rules while this request waits: its client and its route come from one set.
         rules = self.rules
         facts = x.facts
-        if facts is None or facts.rules is not rules:
+        if facts is None or facts.rules is not rules or facts.peer != x.peer:
             x.facts, facts = None, self._read_head(x, rules)
         x.request_id, x.trace_id = facts.request_id or self._ids.new_token(), facts.trace_id
         x.token = self._ids.new_token()
@@ -178,7 +178,7 @@ class RequestPipeline:
         try:
             if facts.is_own:
                 return await self._own_endpoints.handle(connection, x)
-            if facts.route is None:  # else the client has sent the same head before
+            if facts.route is None:  # else the same head came before
                 check_framing(x, x.headers.get("Transfer-Encoding"))
                 self._check_host(x)
                 self._identify(x, facts, rules)
@@ -351,6 +351,7 @@ class RequestPipeline:
         headers = x.headers
         return RequestFacts(
             rules,
+            x.peer,
             x.path,
             rules.trusted_peers.resolve_client(x.peer, x.joined_header),
             is_own=self._own_endpoints.claims(x.path),

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class RequestFacts:
-    """Found once for as long as a client sends the same head again, byte by byte, over one connection: a page that
-    polls, a load test. None of it depends on the time; limits, ids and the log are each request's own.
+    """Found once for heads that come again byte by byte (`proxy/http/known_heads.py`). None of it depends on the time;
+    limits, ids and the log are each request's own.
 
-    - `rules`: those that it was found under, to be compared: a reload makes it void.
+    - `rules`, `peer`: those that it was found for. A reload, or the same head from another peer, makes it void.
     - `path`, `client`, `is_own` (for one of the gateway's own endpoints), `trace_id`;
     - `request_id`: the client's own, empty if each request gets one.
 
@@ -37,6 +37,7 @@ class RequestFacts:
         "is_own",
         "limits",
         "path",
+        "peer",
         "request_id",
         "route",
         "rules",
@@ -46,9 +47,18 @@ class RequestFacts:
     )
 
     def __init__(
-        self, rules: object, path: str, client: Client, *, is_own: bool, request_id: str, trace_id: str | None
+        self,
+        rules: object,
+        peer: str,
+        path: str,
+        client: Client,
+        *,
+        is_own: bool,
+        request_id: str,
+        trace_id: str | None,
     ) -> None:
         self.rules = rules
+        self.peer = peer
         self.path = path
         self.client = client
         self.is_own = is_own

@@ -144,6 +144,7 @@ class IngressService:
     def _activate(self, policy: Policy, rules: RequestRules) -> None:
         # No await from here to the end: no request sees one half of the old policy and one of the new.
         self.pipeline.rules = rules
+        self.listener.known_heads.clear()  # what was found under the old rules would keep them in memory
         if policy.listen.public is not None and rules.trusted_peers.description != self._announced_trust:
             self._announced_trust = rules.trusted_peers.description
             self._emit("listen.trust", self._announced_trust)

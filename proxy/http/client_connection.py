@@ -156,7 +156,7 @@ class ClientConnection(BaseProtocol):
         self._accepts_connect = accepts_connect
         self._refuse = refuse
         self._on_lost = on_lost
-        self._messages: deque[tuple[Any, Body] | Refusal] = deque()
+        self._messages: deque[tuple[Any, Body] | KnownHead | Refusal] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._body: Body | None = None  # of the newest request
@@ -241,8 +241,9 @@ class ClientConnection(BaseProtocol):
     def _repeat_request(self, known: KnownHead) -> None:
         """Take a head for what it was before. The parser would make the same of it, and stand where it stands now."""
         self.last_read = self._loop.time()
-        self._messages.append((known, EMPTY_PAYLOAD))
-        self._wake_serving_task()
+        self._messages.append(known)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
         if len(self._messages) > MAX_PIPELINED:
             self._set_reading(False)
 
@@ -422,7 +423,15 @@ class ClientConnection(BaseProtocol):
                 self.response_started = False
                 # Strictly one after another: responses must come in the order of their requests (RFC 9112 section
                 # 9.3.2).
-                keep_alive = await self._handle_message(self._messages.popleft())
+                item = self._messages.popleft()
+                if isinstance(item, KnownHead):
+                    request = self._make_known_request(item)
+                    keep_alive = await self._handle(self, request)
+                    item.facts = request.facts
+                    if self._discarding or (self._ignores_input and not self._messages):
+                        keep_alive = False
+                else:
+                    keep_alive = await self._handle_message(item)
                 self.busy = False
                 self.has_served = True
                 self.idle_since = self._loop.time()
@@ -445,8 +454,6 @@ class ClientConnection(BaseProtocol):
             self._refuse(self, item)
             return False
         message, body = item
-        if type(message) is KnownHead:
-            return await self._handle_known(message)
         # A version that the parser lets through and nobody here knows would be framed by unknown rules.
         if message.version not in (HttpVersion11, HttpVersion10):
             self._refuse(self, bad_request("Only HTTP/1.1 and HTTP/1.0 are spoken here."))
@@ -479,8 +486,8 @@ class ClientConnection(BaseProtocol):
             and not (self._discarding or (self._ignores_input and not self._messages))
         )
 
-    async def _handle_known(self, known: KnownHead) -> bool:
-        request = self._make_request(
+    def _make_known_request(self, known: KnownHead) -> Any:
+        return self._make_request(
             known.method,
             known.target,
             known.headers,
@@ -491,9 +498,6 @@ class ClientConnection(BaseProtocol):
             should_close=self._ignores_input and not self._messages,
             facts=known.facts,
         )
-        keep_alive = await self._handle(self, request)
-        known.facts = request.facts
-        return keep_alive and not (self._discarding or (self._ignores_input and not self._messages))
 
     def _resume_input(self) -> None:
         """After a response: parse what was held back behind it, and read on if the queue was full."""

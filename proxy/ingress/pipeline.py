@@ -170,8 +170,8 @@ class RequestPipeline:
         facts = x.facts
         if facts is None or facts.rules is not rules or facts.peer != x.peer:
             x.facts, facts = None, self._read_head(x, rules)
-        x.request_id, x.trace_id = facts.request_id or self._ids.new_token(), facts.trace_id
-        x.token = self._ids.new_token()
+        own_id, x.token = self._ids.new_pair()
+        x.request_id, x.trace_id = facts.request_id or own_id, facts.trace_id
         x.client = facts.client
         x.dropped_from_response = rules.dropped_from_responses
         counted = token_sent = False
@@ -205,10 +205,10 @@ class RequestPipeline:
             if x.route.streams is not None:
                 self._stream_limits.refuse_early(x)
             if x.route.cache is not None and (cache := self._caching.cache) is not None:
-                kept = await cache.look_up(x, lambda: facts.forwarding)
+                kept = await cache.look_up(x, facts.forwarding)
                 if kept is not None:
                     return await cache.write(connection, x, kept)
-            if not x.body.is_eof() and self._admission.may_queue(x.route):
+            if x.body is not EMPTY_PAYLOAD and not x.body.is_eof() and self._admission.may_queue(x.route):
                 await self._await_body(connection, x)
             # The usual case, that there is room, costs no coroutine and no timer.
             x.permit = self._admission.try_admit(x.route, exempt=x.path in rules.probe_paths)
@@ -523,14 +523,14 @@ class RequestPipeline:
         """Whether answers to GET of this path are kept."""
         return self.rules.routes.match("GET", path).cache is not None
 
-    async def refresh(self, x: Exchange, forwarding: Callable[[], Iterable[tuple[bytes, bytes]]]) -> None:
+    async def refresh(self, x: Exchange, forwarding: Iterable[tuple[bytes, bytes]]) -> None:
         """Ask the app for a stale answer while nobody waits for it; not if it has no place for that now."""
         x.request_id, x.token = self._ids.new_token(), self._ids.new_token()
         self._requests.begin(x.token, x)
         try:
             x.permit = self._admission.try_admit(x.route)
             if x.permit is not None:
-                await self._relay.forward(DetachedClient(), x, forwarding())
+                await self._relay.forward(DetachedClient(), x, forwarding)
         except (Refusal, ResponseCut):
             pass  # the stale one is still there, and the next request tries again
         finally:

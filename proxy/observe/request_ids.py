@@ -38,6 +38,16 @@ class IdGenerator:
         self._at = at + _ID_DIGITS
         return self._pool[at : at + _ID_DIGITS]
 
+    def new_pair(self) -> tuple[str, str]:
+        """An id and a token, as `new_token` makes them."""
+        at = self._at
+        end = at + 2 * _ID_DIGITS
+        if end > len(self._pool):
+            self._pool = self._random(_RANDOM_BATCH_BYTES).hex()
+            at, end = 0, 2 * _ID_DIGITS
+        self._at = end
+        return self._pool[at : at + _ID_DIGITS], self._pool[at + _ID_DIGITS : end]
+
     def choose_request_id(self, request_id: str | None, correlation_id: str | None = None) -> str:
         """The client's own id, as `find_request_id` finds it; else a new one."""
         return find_request_id(request_id, correlation_id) or self.new_token()

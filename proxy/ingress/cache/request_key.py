@@ -9,7 +9,6 @@ value, as the app got it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
 from proxy.http.messages import HeaderList
@@ -23,7 +22,7 @@ _OF_ONE_REQUEST = frozenset(
 )
 _COMMA = re.compile(r"[ \t]*,[ \t]*")
 
-ForwardingFields = Callable[[], Iterable[tuple[bytes, bytes]]]
+ForwardingFields = tuple[tuple[bytes, bytes], ...]
 Varying = tuple[tuple[str, str | None], ...]
 
 
@@ -58,7 +57,7 @@ def read_varying(x: Exchange, vary: bytes, forwarding: ForwardingFields) -> Vary
     if not names.isdisjoint(_OF_ONE_REQUEST):
         return None
     # What the gateway states itself is compared as stated, what it drops or the policy sets is the same for all.
-    stated = {name.lower(): value.decode("latin-1") for name, value in forwarding()}
+    stated = {name.lower(): value.decode("latin-1") for name, value in forwarding}
     hidden = x.client.dropped_fields
     if x.filters is not None and x.filters.request is not None:
         hidden = hidden | x.filters.request.names

@@ -1,6 +1,7 @@
 """A client that sends the same head again and again over one connection: it is read once, and everything else is each
 request's own. What comes in between, or in other pieces, is read as ever."""
 
+import asyncio
 import re
 import time
 from contextlib import asynccontextmanager
@@ -183,3 +184,28 @@ async def test_a_token_that_expires_names_nobody_from_then_on(tmp_path: Path):
         while not await is_forgotten():
             assert time.monotonic() < deadline
         assert '"user":"ada"' in door.log.read_text()
+
+
+async def test_the_same_head_over_other_connections_is_known_there_too():
+    async with ingress_gateway(answering(OK), IDENTITY) as door:
+        for _ in range(5):
+            async with connected(door) as client:
+                assert (await client.ask(GET))[0].startswith(b"HTTP/1.1 200")
+        assert len(door.door.listener.known_heads) == 1
+        assert {without_ids(head) for head in door.app.heads} == {without_ids(door.app.heads[0])}
+        assert len(ids_of(door.app.heads)) == 10
+
+
+async def test_a_proxy_and_a_stranger_that_send_the_same_head_are_told_apart():
+    """The head says whose it is by X-Forwarded-For, which counts for a peer that is believed alone."""
+    head = GET[:-2] + b"X-Forwarded-For: 203.0.113.7\r\n\r\n"
+    policy = IDENTITY + "listen: {trusted_proxies: [127.0.0.2/32]}"
+    async with ingress_gateway(answering(OK), policy) as door:
+        seen = []
+        for peer in ("127.0.0.2", "127.0.0.3") * 4:
+            reader, writer = await asyncio.open_connection("127.0.0.1", door.port, local_addr=(peer, 0))
+            writer.write(head)
+            await Client(reader, writer).answer()
+            writer.close()
+            seen.append(re.search(rb"X-Forwarded-For: (\S+)", door.app.heads[-1])[1])
+        assert seen == [b"203.0.113.7", b"127.0.0.3"] * 4

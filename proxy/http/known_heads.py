@@ -15,7 +15,7 @@ from proxy.http.messages import RawHeaders
 
 MAX_KNOWN_HEADS = 512  # about 1.5 KiB each
 MAX_HEAD_BYTES = 2048  # of one that is kept
-MAX_SEEN = 4096  # hashes of heads that were seen once
+MAX_SEEN = 2048  # hashes of heads that were seen once, 0.2 MiB
 
 
 class KnownHead:

@@ -349,14 +349,16 @@ class RequestPipeline:
 
     def _read_head(self, x: Exchange, rules: RequestRules) -> RequestFacts:
         headers = x.headers
+        stated = headers.get("X-Request-Id"), headers.get("X-Correlation-Id")
+        parent = headers.get("traceparent")
         return RequestFacts(
             rules,
             x.peer,
             x.path,
             rules.trusted_peers.resolve_client(x.peer, x.joined_header),
             is_own=self._own_endpoints.claims(x.path),
-            request_id=find_request_id(headers.get("X-Request-Id"), headers.get("X-Correlation-Id")),
-            trace_id=parse_traceparent(headers.get("traceparent")),
+            request_id=find_request_id(*stated) if stated != (None, None) else "",
+            trace_id=parse_traceparent(parent) if parent is not None else None,
         )
 
     def _identify(self, x: Exchange, facts: RequestFacts, rules: RequestRules) -> None:

@@ -43,8 +43,8 @@ def policy_of(text: str):
 
 
 @asynccontextmanager
-async def connected(door):
-    reader, writer = await door.connect()
+async def connected(gateway):
+    reader, writer = await gateway.connect()
     try:
         yield Client(reader, writer)
     finally:
@@ -65,15 +65,15 @@ def ids_of(heads: list[bytes]) -> set[bytes]:
 
 async def test_each_request_has_ids_limits_and_a_line_of_its_own(tmp_path: Path):
     policy = IDENTITY + "routes: [{name: r, match: {path: /*}, rate_limit: 5/h}]"
-    async with ingress_gateway(answering(OK), policy, tmp=tmp_path) as door, connected(door) as client:
+    async with ingress_gateway(answering(OK), policy, tmp=tmp_path) as gateway, connected(gateway) as client:
         heads = [(await client.ask(GET))[0] for _ in range(7)]
         assert [head.split()[1] for head in heads] == [b"200"] * 5 + [b"429"] * 2
         assert [int(re.search(rb"RateLimit-Remaining: (\d+)", head)[1]) for head in heads] == [4, 3, 2, 1, 0, 0, 0]
-        assert len(ids_of(door.app.heads)) == 10  # two of each that reached the app
+        assert len(ids_of(gateway.app.heads)) == 10  # two of each that reached the app
         assert len(ids_of(heads)) == 7
-        assert {without_ids(head) for head in door.app.heads} == {without_ids(door.app.heads[0])}
-        await until(lambda: door.log.read_text().count('"event":"request"') == 7)
-        assert door.log.read_text().count('"user":"ada"') == 7
+        assert {without_ids(head) for head in gateway.app.heads} == {without_ids(gateway.app.heads[0])}
+        await until(lambda: gateway.log.read_text().count('"event":"request"') == 7)
+        assert gateway.log.read_text().count('"user":"ada"') == 7
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ async def test_what_comes_between_is_read_as_it_is(sent):
     """The app gets the same heads as if each request had come over a connection of its own."""
     together = b"".join(sent)
     answers = together.count(b" HTTP/1.1\r\n")
-    async with ingress_gateway(answering(OK), IDENTITY) as door, connected(door) as client:
+    async with ingress_gateway(answering(OK), IDENTITY) as gateway, connected(gateway) as client:
         for _ in range(3):
             await client.ask(GET)
             await client.ask(GET)
@@ -103,109 +103,109 @@ async def test_what_comes_between_is_read_as_it_is(sent):
         apart = together.replace(POST + b"abc", b"P").replace(OTHER, b"O").replace(GET, b"G").strip().decode()
         lines = {"G": GET, "O": OTHER, "P": POST}
         expected = [*(["G", "G", *apart] * 3), "G"]
-        assert lines_of(door.app.heads) == [lines[one].split(b"\r\n")[0] for one in expected]
+        assert lines_of(gateway.app.heads) == [lines[one].split(b"\r\n")[0] for one in expected]
 
 
 async def test_many_of_the_same_one_behind_the_other_are_all_answered_in_turn():
-    async with ingress_gateway(answering(OK), IDENTITY) as door, connected(door) as client:
+    async with ingress_gateway(answering(OK), IDENTITY) as gateway, connected(gateway) as client:
         await client.ask(GET)
         for _ in range(40):  # more than are read ahead, each in a packet of its own or a few together
             client.writer.write(GET)
             await client.writer.drain()
         for _ in range(40):
             assert (await client.answer()).startswith(b"HTTP/1.1 200")
-        assert len(door.app.heads) == 41
+        assert len(gateway.app.heads) == 41
 
 
 async def test_the_beginning_of_a_head_behind_one_that_is_whole_is_no_end_of_it():
     """Seen once, `GET + beginning` must not be taken for a request of its own when it comes again."""
-    async with ingress_gateway(answering(OK), IDENTITY) as door, connected(door) as client:
+    async with ingress_gateway(answering(OK), IDENTITY) as gateway, connected(gateway) as client:
         beginning = b"GET /b HTTP/1.1\r\nX-Part: "
         await client.ask(GET + beginning)
         await client.ask(GET + beginning)  # the first line of it is the value of X-Part
-        assert lines_of(door.app.heads) == [b"GET /a?b=1 HTTP/1.1", b"GET /b HTTP/1.1"]
+        assert lines_of(gateway.app.heads) == [b"GET /a?b=1 HTTP/1.1", b"GET /b HTTP/1.1"]
 
 
 async def test_a_client_that_closes_with_the_next_request_is_closed():
     closing = GET[:-2] + b"Connection: close\r\n\r\n"
-    async with ingress_gateway(answering(OK), IDENTITY) as door, connected(door) as client:
+    async with ingress_gateway(answering(OK), IDENTITY) as gateway, connected(gateway) as client:
         await client.ask(GET)
         await client.ask(closing)
         assert await client.reader.read() == b""
-        assert len(door.app.heads) == 2
+        assert len(gateway.app.heads) == 2
 
 
 async def test_bad_input_behind_the_same_head_is_refused():
-    async with ingress_gateway(answering(OK), IDENTITY) as door, connected(door) as client:
+    async with ingress_gateway(answering(OK), IDENTITY) as gateway, connected(gateway) as client:
         await client.ask(GET)
         await client.ask(GET)
         assert (await client.ask(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b c\r\n\r\n"))[0].startswith(b"HTTP/1.1 400")
         client.writer.write(GET)
         assert await client.reader.read() == b""
-        assert len(door.app.heads) == 2
+        assert len(gateway.app.heads) == 2
 
 
 async def test_a_reload_holds_for_the_next_request_with_the_same_head():
-    async with ingress_gateway(answering(OK), IDENTITY) as door, connected(door) as client:
+    async with ingress_gateway(answering(OK), IDENTITY) as gateway, connected(gateway) as client:
         await client.ask(GET)
         await client.ask(GET)
         changed = IDENTITY + "routes: [{name: slow, match: {path: /a}, rate_limit: 1/h}]"
-        door.door.apply(policy_of(changed))
+        gateway.service.apply(policy_of(changed))
         assert (await client.ask(GET))[0].startswith(b"HTTP/1.1 200")
         assert (await client.ask(GET))[0].startswith(b"HTTP/1.1 429")
-        assert len(door.app.heads) == 3
+        assert len(gateway.app.heads) == 3
 
 
 async def test_a_path_that_a_reload_claims_is_answered_here_from_then_on():
     head = GET.replace(b"/a?b=1", b"/healthz")
-    async with ingress_gateway(answering(OK), IDENTITY) as door, connected(door) as client:
+    async with ingress_gateway(answering(OK), IDENTITY) as gateway, connected(gateway) as client:
         await client.ask(head)
         await client.ask(head)
-        door.door.apply(policy_of(IDENTITY + "listen: {claim: [/healthz]}"))
+        gateway.service.apply(policy_of(IDENTITY + "listen: {claim: [/healthz]}"))
         await client.ask(head)
-        door.door.apply(policy_of(IDENTITY))
+        gateway.service.apply(policy_of(IDENTITY))
         await client.ask(head)
-        assert len(door.app.heads) == 3
+        assert len(gateway.app.heads) == 3
 
 
 async def test_a_token_that_expires_names_nobody_from_then_on(tmp_path: Path):
     policy = f"identity: {{user: [{{jwt: {{header: Authorization, claim: sub, key: {'k' * 32}, algorithms: [HS256]}}}}, ip]}}"
     token = jwt.encode({"sub": "ada", "exp": time.time() + 2}, "k" * 32, algorithm="HS256")
     head = b"GET /a HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer %s\r\n\r\n" % token.encode()
-    async with ingress_gateway(answering(OK), policy, tmp=tmp_path) as door, connected(door) as client:
+    async with ingress_gateway(answering(OK), policy, tmp=tmp_path) as gateway, connected(gateway) as client:
         await client.ask(head)
         await client.ask(head)
 
         async def is_forgotten() -> bool:
             await client.ask(head)
-            return '"user":"ip:127.0.0.1"' in door.log.read_text()
+            return '"user":"ip:127.0.0.1"' in gateway.log.read_text()
 
         deadline = time.monotonic() + 8.0
         while not await is_forgotten():
             assert time.monotonic() < deadline
-        assert '"user":"ada"' in door.log.read_text()
+        assert '"user":"ada"' in gateway.log.read_text()
 
 
 async def test_the_same_head_over_other_connections_is_known_there_too():
-    async with ingress_gateway(answering(OK), IDENTITY) as door:
+    async with ingress_gateway(answering(OK), IDENTITY) as gateway:
         for _ in range(5):
-            async with connected(door) as client:
+            async with connected(gateway) as client:
                 assert (await client.ask(GET))[0].startswith(b"HTTP/1.1 200")
-        assert len(door.door.listener.known_heads) == 1
-        assert {without_ids(head) for head in door.app.heads} == {without_ids(door.app.heads[0])}
-        assert len(ids_of(door.app.heads)) == 10
+        assert len(gateway.service.listener.known_heads) == 1
+        assert {without_ids(head) for head in gateway.app.heads} == {without_ids(gateway.app.heads[0])}
+        assert len(ids_of(gateway.app.heads)) == 10
 
 
 async def test_a_proxy_and_a_stranger_that_send_the_same_head_are_told_apart():
     """The head says whose it is by X-Forwarded-For, which counts for a peer that is believed alone."""
     head = GET[:-2] + b"X-Forwarded-For: 203.0.113.7\r\n\r\n"
     policy = IDENTITY + "listen: {trusted_proxies: [127.0.0.2/32]}"
-    async with ingress_gateway(answering(OK), policy) as door:
+    async with ingress_gateway(answering(OK), policy) as gateway:
         seen = []
         for peer in ("127.0.0.2", "127.0.0.3") * 4:
-            reader, writer = await asyncio.open_connection("127.0.0.1", door.port, local_addr=(peer, 0))
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, local_addr=(peer, 0))
             writer.write(head)
             await Client(reader, writer).answer()
             writer.close()
-            seen.append(re.search(rb"X-Forwarded-For: (\S+)", door.app.heads[-1])[1])
+            seen.append(re.search(rb"X-Forwarded-For: (\S+)", gateway.app.heads[-1])[1])
         assert seen == [b"203.0.113.7", b"127.0.0.3"] * 4

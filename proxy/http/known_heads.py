@@ -13,7 +13,7 @@ from multidict import CIMultiDictProxy
 
 from proxy.http.messages import RawHeaders
 
-MAX_KNOWN_HEADS = 512  # about 1.5 KiB each
+MAX_KNOWN_HEADS = 512  # 2 to 3.5 KiB each, with what follows from them
 MAX_HEAD_BYTES = 2048  # of one that is kept
 MAX_SEEN = 2048  # hashes of heads that were seen once, 0.2 MiB
 

@@ -36,20 +36,20 @@ class Behind:
 @pytest.mark.parametrize("held", [0, 1, MAX_BUFFERED_BODY + 1])
 async def test_a_connection_whose_last_bytes_asked_for_a_pause_is_read_again(held: int) -> None:
     """`held` bytes came before anybody took them."""
-    leg, transport, client = UpstreamConnection(asyncio.get_running_loop()), Transport(), Behind()
-    leg.connection_made(transport)  # type: ignore[arg-type]
+    connection, transport, client = UpstreamConnection(asyncio.get_running_loop()), Transport(), Behind()
+    connection.connection_made(transport)  # type: ignore[arg-type]
     for _ in range(2):
         client.taken = b""
-        answered = leg.send_request(b"GET / HTTP/1.1\r\n\r\n", "GET", None, None)
-        leg.data_received(HEAD % (held + 2) + b"x" * held)
+        answered = connection.send_request(b"GET / HTTP/1.1\r\n\r\n", "GET", None, None)
+        connection.data_received(HEAD % (held + 2) + b"x" * held)
         await answered
         assert transport.reading == (held <= MAX_BUFFERED_BODY)
-        finished = leg.stream_body(client)
+        finished = connection.stream_body(client)
         assert finished is not None
-        leg.data_received(b"y")
+        connection.data_received(b"y")
         assert not transport.reading
-        leg.data_received(b"z")
+        connection.data_received(b"z")
         await finished
         assert client.taken == b"x" * held + b"yz"
-        assert leg.reusable
+        assert connection.reusable
         assert transport.reading

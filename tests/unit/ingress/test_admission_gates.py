@@ -19,7 +19,7 @@ PLAIN = Route("plain")
 NARROW = Route("narrow", concurrency=1, queue=Queue(size=2, wait=5.0))
 
 
-class Desk:
+class AdmissionFixture:
     """An admission with a list of what it shed, and requests started as tasks."""
 
     def __init__(self, overload: Overload) -> None:
@@ -46,75 +46,75 @@ async def settle() -> None:
 
 @simulated
 async def test_without_a_limit_everybody_enters_at_once_and_is_counted() -> None:
-    desk = Desk(OFF)
-    permits = [desk.admission.try_admit(PLAIN) for _ in range(1000)]
+    fixture = AdmissionFixture(OFF)
+    permits = [fixture.admission.try_admit(PLAIN) for _ in range(1000)]
     assert all(permits)
-    assert desk.admission.in_flight("plain") == 1000
-    assert desk.admission.limit is None
+    assert fixture.admission.in_flight("plain") == 1000
+    assert fixture.admission.limit is None
     for permit in permits:
         assert permit is not None
         permit.release()
         permit.release()
         permit.release_app()
-    assert repr(desk.admission) == "<Admission off: 0 in flight, 0 queued | plain: 0 in flight, 0 queued>"
+    assert repr(fixture.admission) == "<Admission off: 0 in flight, 0 queued | plain: 0 in flight, 0 queued>"
 
 
 @simulated
 async def test_a_routes_queue_is_first_come_first_served_within_a_user_and_bounded() -> None:
-    desk = Desk(OFF)
-    inside = await desk.ask(NARROW)
-    assert desk.admission.try_admit(NARROW) is None
-    first, second, third = desk.ask(NARROW), desk.ask(NARROW), desk.ask(NARROW)
+    fixture = AdmissionFixture(OFF)
+    inside = await fixture.ask(NARROW)
+    assert fixture.admission.try_admit(NARROW) is None
+    first, second, third = fixture.ask(NARROW), fixture.ask(NARROW), fixture.ask(NARROW)
     with pytest.raises(Refusal) as refused:
         await third
     assert (refused.value.name, refused.value.status) == ("overloaded", 503)
     assert refused.value.retry_after is not None
     assert refused.value.retry_after >= 1
-    assert desk.shed == ["route_queue_full"]
-    assert desk.admission.queued("narrow") == 2
+    assert fixture.shed == ["route_queue_full"]
+    assert fixture.admission.queued("narrow") == 2
     inside.release()
     (await first).release()
     (await second).release()
-    assert desk.admission.in_flight("narrow") == 0
+    assert fixture.admission.in_flight("narrow") == 0
 
 
 @simulated
 async def test_who_waits_longer_than_the_queue_allows_is_refused() -> None:
-    desk = Desk(OFF)
-    inside = await desk.ask(NARROW)
-    began = desk.loop.time()
+    fixture = AdmissionFixture(OFF)
+    inside = await fixture.ask(NARROW)
+    began = fixture.loop.time()
     with pytest.raises(Refusal):
-        await desk.ask(NARROW)
-    assert desk.loop.time() - began == pytest.approx(5.0)
-    assert desk.shed == ["route_wait"]
+        await fixture.ask(NARROW)
+    assert fixture.loop.time() - began == pytest.approx(5.0)
+    assert fixture.shed == ["route_wait"]
     inside.release()
-    assert desk.admission.queued("narrow") == 0
+    assert fixture.admission.queued("narrow") == 0
 
 
 @simulated
 async def test_the_more_important_goes_first_and_displaces_the_newest_of_the_least() -> None:
-    desk = Desk(
+    fixture = AdmissionFixture(
         Overload("fixed", fixed=FixedLimit(limit=1, queue=3, wait=60.0), priority={"admin": 1, "premium": 2, "free": 3})
     )
-    inside = await desk.ask()
+    inside = await fixture.ask()
     tiers = ["free", "free", "premium"]
-    waiting = [desk.ask(tier=tier) for tier in tiers]
+    waiting = [fixture.ask(tier=tier) for tier in tiers]
     await settle()
-    admin = desk.ask(tier="admin")
+    admin = fixture.ask(tier="admin")
     await settle()
-    assert desk.shed == ["priority"]
+    assert fixture.shed == ["priority"]
     assert waiting[1].done()
     assert isinstance(waiting[1].exception(), Refusal)
-    unknown = desk.ask(tier="unheard-of")
+    unknown = fixture.ask(tier="unheard-of")
     with pytest.raises(Refusal):
         await unknown
-    assert desk.shed == ["priority", "queue_full"]
+    assert fixture.shed == ["priority", "queue_full"]
     served = []
     for task, tier in ((admin, "admin"), (waiting[2], "premium"), (waiting[0], "free")):
         inside.release()
         inside = await task
         served.append(tier)
-        assert desk.admission.in_flight("plain") == 1 + sum(not other.done() for other in (waiting[0], waiting[2]))
+        assert fixture.admission.in_flight("plain") == 1 + sum(not other.done() for other in (waiting[0], waiting[2]))
     inside.release()
     assert served == ["admin", "premium", "free"]
 
@@ -125,16 +125,16 @@ async def test_users_are_served_in_turn_and_one_who_floods_a_full_queue_makes_ro
         (OFF, Route("narrow", concurrency=1, queue=Queue(size=4, wait=60.0)), "route_queue_full"),
         (Overload("fixed", fixed=FixedLimit(limit=1, queue=4, wait=60.0)), PLAIN, "queue_full"),
     ):
-        desk = Desk(overload)
-        inside = await desk.ask(route, user="mallory")
-        asked = [(f"mallory {n}", desk.ask(route, user="mallory")) for n in range(6)]
+        fixture = AdmissionFixture(overload)
+        inside = await fixture.ask(route, user="mallory")
+        asked = [(f"mallory {n}", fixture.ask(route, user="mallory")) for n in range(6)]
         await settle()
         for name in ("ada 1", "ben 1", "ada 2", "ada 3"):
-            asked.append((name, desk.ask(route, user=name.split()[0])))
+            asked.append((name, fixture.ask(route, user=name.split()[0])))
             await settle()
         shed = [name for name, task in asked if task.done()]
         assert shed == ["mallory 2", "mallory 3", "mallory 4", "mallory 5", "ada 2", "ada 3"]
-        assert desk.shed == [full] * 6
+        assert fixture.shed == [full] * 6
         waiting = [(name, task) for name, task in asked if not task.done()]
         served = []
         while len(served) < 4:
@@ -150,13 +150,13 @@ async def test_users_are_served_in_turn_and_one_who_floods_a_full_queue_makes_ro
 @simulated
 async def test_importance_goes_before_fairness() -> None:
     priority = {"admin": 1, "free": 2}
-    desk = Desk(Overload("fixed", fixed=FixedLimit(limit=1, queue=3, wait=60.0), priority=priority))
-    inside = await desk.ask()
-    admins = [desk.ask(tier="admin", user="root") for _ in range(3)]
+    fixture = AdmissionFixture(Overload("fixed", fixed=FixedLimit(limit=1, queue=3, wait=60.0), priority=priority))
+    inside = await fixture.ask()
+    admins = [fixture.ask(tier="admin", user="root") for _ in range(3)]
     await settle()
     with pytest.raises(Refusal):
-        await desk.ask(user="ada")
-    assert desk.shed == ["queue_full"]
+        await fixture.ask(user="ada")
+    assert fixture.shed == ["queue_full"]
     for admin in admins:
         inside.release()
         inside = await admin
@@ -165,112 +165,112 @@ async def test_importance_goes_before_fairness() -> None:
 
 @simulated
 async def test_a_streaming_answer_counts_for_the_app_until_its_head_and_for_its_route_until_its_end() -> None:
-    desk = Desk(fixed(1))
-    stream = await desk.ask(NARROW)
-    other = desk.ask()
+    fixture = AdmissionFixture(fixed(1))
+    stream = await fixture.ask(NARROW)
+    other = fixture.ask()
     await settle()
     assert not other.done()
     stream.release_app()
     (await other).release()
-    assert desk.admission.try_admit(NARROW) is None
+    assert fixture.admission.try_admit(NARROW) is None
     stream.release()
-    assert desk.admission.try_admit(NARROW) is not None
+    assert fixture.admission.try_admit(NARROW) is not None
 
 
 @simulated
 async def test_a_probe_is_never_shed() -> None:
-    desk = Desk(fixed(1, queue=0))
-    inside = await desk.ask()
-    probe = desk.admission.try_admit(PLAIN, exempt=True)
+    fixture = AdmissionFixture(fixed(1, queue=0))
+    inside = await fixture.ask()
+    probe = fixture.admission.try_admit(PLAIN, exempt=True)
     assert probe is not None
     probe.record_app_seconds(9.0)
     probe.release()
-    assert desk.admission.in_flight("plain") == 1
+    assert fixture.admission.in_flight("plain") == 1
     inside.release()
 
 
 @simulated
 async def test_one_cancelled_in_the_moment_it_is_admitted_passes_its_place_on() -> None:
-    desk = Desk(fixed(1))
-    inside = await desk.ask()
-    first, second = desk.ask(), desk.ask()
+    fixture = AdmissionFixture(fixed(1))
+    inside = await fixture.ask()
+    first, second = fixture.ask(), fixture.ask()
     await settle()
     inside.release()  # the place is first's now, though it has not run yet
     first.cancel()
     permit = await asyncio.wait_for(second, 1.0)
     assert first.cancelled()
     permit.release()
-    assert desk.admission.in_flight("plain") == 0
+    assert fixture.admission.in_flight("plain") == 0
 
 
 @simulated
 async def test_one_that_waits_at_the_apps_gate_and_is_cancelled_gives_its_routes_place_back() -> None:
-    desk = Desk(fixed(1))
-    inside = await desk.ask()
-    waiting = desk.ask(NARROW)
+    fixture = AdmissionFixture(fixed(1))
+    inside = await fixture.ask()
+    waiting = fixture.ask(NARROW)
     await settle()
-    assert desk.admission.queued("narrow") == 1
+    assert fixture.admission.queued("narrow") == 1
     waiting.cancel()
     await settle()
-    assert (desk.admission.in_flight("narrow"), desk.admission.queued("narrow")) == (0, 0)
+    assert (fixture.admission.in_flight("narrow"), fixture.admission.queued("narrow")) == (0, 0)
     inside.release()
 
 
 @simulated
 async def test_a_reload_keeps_what_is_in_flight_and_lets_in_whom_the_new_limit_has_room_for() -> None:
-    desk = Desk(fixed(1, queue=4))
-    inside = await desk.ask()
-    waiting = [desk.ask() for _ in range(4)]
+    fixture = AdmissionFixture(fixed(1, queue=4))
+    inside = await fixture.ask()
+    waiting = [fixture.ask() for _ in range(4)]
     await settle()
-    desk.admission.reconfigure(fixed(3, queue=1))
+    fixture.admission.reconfigure(fixed(3, queue=1))
     await settle()
     assert sum(task.done() and task.exception() is None for task in waiting) == 2
-    assert desk.shed == ["queue_full"]
-    desk.admission.reconfigure(OFF)
+    assert fixture.shed == ["queue_full"]
+    fixture.admission.reconfigure(OFF)
     await settle()
     admitted = [task.result() for task in waiting if task.exception() is None]
     assert len(admitted) == 3
-    desk.admission.reconfigure(fixed(4))
-    assert desk.admission.try_admit(PLAIN) is None, "those in flight count"
+    fixture.admission.reconfigure(fixed(4))
+    assert fixture.admission.try_admit(PLAIN) is None, "those in flight count"
     for permit in [inside, *admitted]:
         permit.release()
-    assert desk.admission.in_flight("plain") == 0
+    assert fixture.admission.in_flight("plain") == 0
 
 
 @simulated
 async def test_a_routes_new_concurrency_holds_from_the_next_request_on() -> None:
-    desk = Desk(OFF)
-    first = await desk.ask(NARROW)
-    waiting = desk.ask(NARROW)
+    fixture = AdmissionFixture(OFF)
+    first = await fixture.ask(NARROW)
+    waiting = fixture.ask(NARROW)
     await settle()
     wider = Route("narrow", concurrency=3, queue=Queue(size=2, wait=5.0))
-    second = desk.admission.try_admit(wider)
+    second = fixture.admission.try_admit(wider)
     assert second is not None
     third = await waiting
-    assert desk.admission.in_flight("narrow") == 3
+    assert fixture.admission.in_flight("narrow") == 3
     for permit in (first, second, third):
         permit.release()
 
 
 @simulated
 async def test_a_request_that_waits_for_its_outgoing_call_holds_no_place_under_an_adaptive_limit() -> None:
-    desk = Desk(Overload("adaptive", adaptive=AdaptiveLimit(min=1, max=1)))
-    calling = await desk.ask()
-    assert desk.admission.try_admit(PLAIN) is None
+    fixture = AdmissionFixture(Overload("adaptive", adaptive=AdaptiveLimit(min=1, max=1)))
+    calling = await fixture.ask()
+    assert fixture.admission.try_admit(PLAIN) is None
     calling.call_began()
     calling.call_began()
-    other = desk.admission.try_admit(PLAIN)
+    other = fixture.admission.try_admit(PLAIN)
     assert other is not None
     calling.call_ended()
     calling.call_ended()  # it goes on without waiting: the app has it already
-    assert desk.admission.try_admit(PLAIN) is None
+    assert fixture.admission.try_admit(PLAIN) is None
     other.release()
-    assert desk.admission.try_admit(PLAIN) is None
+    assert fixture.admission.try_admit(PLAIN) is None
     calling.release()
     calling.call_began()
     calling.call_ended()
-    assert "adaptive: 0/1 in flight" in repr(desk.admission)
-    assert not desk.admission.in_app
+    assert "adaptive: 0/1 in flight" in repr(fixture.admission)
+    assert not fixture.admission.in_app
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -284,12 +284,12 @@ def test_no_place_is_lost_whatever_is_cancelled_refused_or_reloaded(mode: str, s
     }
 
     async def life() -> None:
-        desk = Desk(policies[mode])
+        fixture = AdmissionFixture(policies[mode])
         routes = [PLAIN, NARROW]
 
         async def request() -> None:
             try:
-                permit = await desk.admission.admit(
+                permit = await fixture.admission.admit(
                     chance.choice(routes), chance.choice(["free", "admin"]), chance.choice("abc")
                 )
             except Refusal:
@@ -312,13 +312,13 @@ def test_no_place_is_lost_whatever_is_cancelled_refused_or_reloaded(mode: str, s
             if chance.random() < 0.3:
                 chance.choice(tasks).cancel()
             if chance.random() < 0.05:
-                desk.admission.reconfigure(policies[chance.choice(list(policies))])
+                fixture.admission.reconfigure(policies[chance.choice(list(policies))])
             await asyncio.sleep(chance.choice([0.0, 0.0, 0.1]))
         await asyncio.gather(*tasks, return_exceptions=True)
         for route in routes:
-            assert (desk.admission.in_flight(route.name), desk.admission.queued(route.name)) == (0, 0)
-        assert ": 0" in repr(desk.admission).split("|")[0]
-        assert not desk.admission.in_app
+            assert (fixture.admission.in_flight(route.name), fixture.admission.queued(route.name)) == (0, 0)
+        assert ": 0" in repr(fixture.admission).split("|")[0]
+        assert not fixture.admission.in_app
         assert isinstance(asyncio.get_running_loop(), SimulatedLoop)
 
     simulate(life())

@@ -42,7 +42,7 @@ async def vendor():
     await vendor.stop()
 
 
-class Desk:
+class Operator:
     """`ctl` as an operator has it, with the policy's file."""
 
     def __init__(self, g: GatewayProcess, tmp) -> None:
@@ -76,15 +76,15 @@ async def test_a_block_and_a_forgiven_day_hold_at_once_and_after_a_restart(tmp_p
     rules, environ = policy(vendor, tmp_path), {"OPENAI_API_KEY": "k"}
     async with gateway(tmp_path, APP, policy=rules, environ=environ) as g:
         await g.ready()
-        desk = Desk(g, tmp_path)
+        operator = Operator(g, tmp_path)
         async with aiohttp.ClientSession() as session:
             sockets = [await session.ws_connect(f"http://127.0.0.1:{g.port}/api/user/{x}/live") for x in ("eve", "ada")]
             text = "eve is blocked: every request of theirs is refused with 403, 1 open WebSocket ended."
-            await desk("block", "eve", says=text)
+            await operator("block", "eve", says=text)
             assert (await sockets[0].receive(20)).type == aiohttp.WSMsgType.CLOSED
             await sockets[1].send_str("still here")
             assert await sockets[1].receive_str(timeout=20) == "still here"
-        await desk("block", "eve", says="eve is blocked: every request of theirs is refused with 403.")
+        await operator("block", "eve", says="eve is blocked: every request of theirs is refused with 403.")
         code, fields, body = await get(g, "/api/user/eve/x", "Origin: https://page.example")
         assert code == 403
         assert json.loads(body)["type"] == "urn:outrigger:blocked"
@@ -100,12 +100,12 @@ async def test_a_block_and_a_forgiven_day_hold_at_once_and_after_a_restart(tmp_p
         assert (await get(g, "/api/user/ada/x"))[0] == 200
 
         await spend_all(g, "ada")
-        await desk("forgive", "ada", says="that ada spent today counts against none of their caps any more")
+        await operator("forgive", "ada", says="that ada spent today counts against none of their caps any more")
         code, fields, _ = await get(g, "/api/user/ada/x")
         assert (code, fields["X-Cost-Used-Today"]) == (200, PRICE)
         found = await status(g)
         assert float(found["upstreams"]["openai"]["cost"]["top_users_today"][0]["usd"]) > 0.004  # the money is gone
-        await desk("forgive", "nobody", says="nobody has spent nothing today")
+        await operator("forgive", "nobody", says="nobody has spent nothing today")
         await eventually(lambda: len(g.events("ctl")) == 4)
         orders = [(one["action"], one["subject"], one["level"]) for one in g.events("ctl")]
         assert orders[1:] == [("block", "eve", "info"), ("forgive", "ada", "info"), ("forgive", "nobody", "info")]
@@ -114,13 +114,13 @@ async def test_a_block_and_a_forgiven_day_hold_at_once_and_after_a_restart(tmp_p
 
     async with gateway(tmp_path, APP, policy=rules, environ=environ) as g:
         await g.ready()
-        desk = Desk(g, tmp_path)
+        operator = Operator(g, tmp_path)
         assert (await get(g, "/api/user/eve/x"))[0] == 403
         code, fields, _ = await get(g, "/api/user/ada/x")
         assert (code, fields["X-Cost-Used-Today"]) == (200, "0.003400")
-        await desk("unblock", "eve", says="eve is not blocked any more.")
+        await operator("unblock", "eve", says="eve is not blocked any more.")
         assert (await get(g, "/api/user/eve/x"))[0] == 200
-        await desk("unblock", "eve", says="eve is not blocked; nobody is.", status=1)
+        await operator("unblock", "eve", says="eve is not blocked; nobody is.", status=1)
         assert await g.stop() == 0
 
 
@@ -129,12 +129,12 @@ async def test_breaker_reload_and_restart_by_hand(tmp_path, vendor):
     async with gateway(tmp_path, APP, policy=text, environ=environ) as g:
         await g.ready()
         file = tmp_path / f"policy-{g.port}.yaml"
-        desk = Desk(g, tmp_path)
-        await desk("reload", says="takes no orders without its admin token; set OUTRIGGER_ADMIN_TOKEN", status=1)
+        operator = Operator(g, tmp_path)
+        await operator("reload", says="takes no orders without its admin token; set OUTRIGGER_ADMIN_TOKEN", status=1)
         file.write_text(file.read_text() + "admin: {token: t0kén-of-this-test}\n")
         await eventually(lambda: g.events("policy.reload"))
 
-        await desk("breaker", "openai", "open", says="The breaker of openai is open until `auto`")
+        await operator("breaker", "openai", "open", says="The breaker of openai is open until `auto`")
         asked = len(vendor.requests)
         assert (await get(g, "/api/user/ada/x"))[0] != 200
         assert len(vendor.requests) == asked
@@ -143,12 +143,12 @@ async def test_breaker_reload_and_restart_by_hand(tmp_path, vendor):
         assert "an operator opened it" in health["upstreams"]["reason"]
         metrics = await g.request("/metrics", port=g.admin)
         assert b'outrigger_breaker_state{upstream="openai"} 2' in metrics
-        await desk("reload", says="is in force.")
+        await operator("reload", says="is in force.")
         assert (await get(g, "/api/user/ada/x"))[0] != 200  # a reload is not an operator's word
-        await desk("breaker", "openai", "auto", says="given back to its window")
+        await operator("breaker", "openai", "auto", says="given back to its window")
         assert (await get(g, "/api/user/ada/x"))[0] == 200
-        await desk("breaker", "openai", "auto", says="The breaker of openai is not held; it is closed")
-        await desk("breaker", "mistral", "open", says="mistral is no upstream; there are openai", status=1)
+        await operator("breaker", "openai", "auto", says="The breaker of openai is not held; it is closed")
+        await operator("breaker", "mistral", "open", says="mistral is no upstream; there are openai", status=1)
 
         good = file.read_text()
         file.write_text(good + "rotes: []\n")
@@ -159,7 +159,7 @@ async def test_breaker_reload_and_restart_by_hand(tmp_path, vendor):
         file.write_text(good)
 
         before = g.app_pid()
-        await desk("restart-app", says="The app was replaced.")
+        await operator("restart-app", says="The app was replaced.")
         assert (await get(g, "/api/user/bob/x"))[0] == 200  # it waited
         await eventually(lambda: g.app_pid() != before)
         metrics = await g.request("/metrics", port=g.admin)

@@ -107,17 +107,17 @@ async def test_the_manager_is_told_and_the_app_hears_nothing_of_it(tmp_path: Pat
 async def test_a_manager_that_was_busy_hears_of_a_ready_gateway_when_it_listens_again(tmp_path: Path) -> None:
     """The kernel keeps ten messages for who does not listen, and signs of life fill that in a second."""
     with manager(tmp_path) as m:
-        told = ServiceNotifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000"})
-        alive = asyncio.create_task(told.run_watchdog())
+        notifier = ServiceNotifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000"})
+        alive = asyncio.create_task(notifier.run_watchdog())
         queue = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
         await asyncio.sleep(0.002 * min(queue, 600) + 0.1)
-        told.notify_ready("Ready.")
-        told.notify_reloading()
+        notifier.notify_ready("Ready.")
+        notifier.notify_reloading()
         assert m.hear().count("WATCHDOG=1") <= queue + 1
         await eventually(lambda: "RELOADING=1" in m.hear())
-        assert m.told.index("READY=1") < m.told.index("RELOADING=1")
+        assert m.notifications.index("READY=1") < m.notifications.index("RELOADING=1")
         alive.cancel()
-        told.close()
+        notifier.close()
 
 
 async def test_a_socket_without_a_name_is_known_by_its_address(tmp_path: Path) -> None:

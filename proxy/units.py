@@ -54,7 +54,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    exact = Decimal(repr(seconds))
+    exact = Decimal(repr(seconds))  # the shortest number that it is: 0.1, and not 0.1000000000000000055
     if exact == 0:
         return "0s"
     for unit in ("d", "h", "m", "s"):

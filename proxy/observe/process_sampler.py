@@ -79,6 +79,7 @@ class ProcessSampler:
         metrics.app_memory_bytes.set(taken.app_bytes or 0)
         metrics.memory_limit_bytes.set(taken.limit_bytes or 0)
         metrics.event_loop_lag_seconds.set(lag)
+        # What cannot be read for once counts as nothing, and a counter of ours may not fall.
         metrics.cpu_throttled_seconds_total.inc(max(0.0, throttled - self._throttled_before))
         self._throttled_before = throttled
         self.latest = taken

@@ -125,6 +125,7 @@ class TaskQueue:
             state: TaskState = "delayed" if run_at > tx.now else "queued"
             place = 0  # a delayed one gets its turn when its time has come
             if state == "queued":
+                # From the clock on: who was away does not get the turns that passed meanwhile.
                 place = turns[task.user] = max(turn, turns.get(task.user, 0)) + 1
             rows.append(row_of(task, state, place, seq, tx.now, run_at))
             added = task_of(task, state, tx.now, run_at, waiting)
@@ -266,6 +267,7 @@ class TaskQueue:
             await tx.execute(
                 "UPDATE outrigger_task_routes SET turn = $2 WHERE route = $1",
                 route,
+                # Never back: one that was tried before has an old turn.
                 max(turn, *(row[-1] for row in rows)),
             )
         return [claimed_from_row(row, tx.now) for row in rows]
@@ -290,6 +292,7 @@ class TaskQueue:
             if not rows:
                 return None
             task = task_from_row(rows[0])
+            # The number of the try is the fence: an instance that hung and wakes up must not end another one's try.
             if task.attempts != attempt or (task.has_ended and not task.cancelling) or task.state == "delayed":
                 return None
             state: TaskState = "cancelled" if task.cancelling else end.state
@@ -378,6 +381,7 @@ class TaskQueue:
             )
             found = []
             for task in map(task_from_row, rows):
+                # Counted by task: one that brings its instance down each time must not go round for ever.
                 await tx.execute("UPDATE outrigger_tasks SET kills = kills + 1 WHERE id = $1", task.id)
                 if task.cancelling or task.kills + 1 >= MAX_KILLS:
                     state: TaskState = "cancelled" if task.cancelling else "failed"

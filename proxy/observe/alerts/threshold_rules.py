@@ -55,6 +55,7 @@ def _check_errors(inputs: AlertInputs, condition: when.ErrorRateAbove) -> Iterat
     named = condition.route
     route = window.total_routes() if named is None else window.routes.get(named, RouteStats())
     ok = route.requests - route.errors
+    # One failure of three requests at night is a third, and no reason to wake anybody.
     enough = route.errors >= MIN_ERRORS or (route.errors >= MIN_ERRORS_IF_ALL and ok == 0)
     if not enough or route.error_share <= condition.share:
         return
@@ -121,6 +122,7 @@ def _check_slow(inputs: AlertInputs, condition: when.LatencyAbove) -> Iterator[F
         found = route.quantile(condition.percent / 100)
         if found is None or found <= most:
             continue
+        # Of a few requests one slow one is the p95: they count if half of them are slow.
         if route.requests < MIN_REQUESTS and (route.quantile(0.5) or 0.0) <= most:
             continue
         text = (
@@ -169,6 +171,7 @@ def _check_caps(inputs: AlertInputs, condition: when.CapSpentAbove) -> Iterator[
             said.append(f"{who} spent more than {format_share(condition.share)} of a cap of their own")
         text = f"at {name}, {' and '.join(said)}; {_describe_spend(cap)}"
         value = f"{total:.0%} of the total" if total is not None else f"{users} users"
+        # How bad it is, for it is told again once it is worse: a user more counts as a tenth more of the total.
         level = users + 10 * (total or 0.0)
         yield Finding(name, text, value, str(condition), level=level, is_settled=True)
 

@@ -85,6 +85,7 @@ def window_stats(seconds: float, row: Snapshot, places: Mapping[Key, int]) -> Wi
     throttled = 0.0
     tasks: dict[str, dict[str, float]] = {}
     for key, at in places.items():
+        # A route or an upstream that came after this snapshot was taken.
         if at >= len(row):
             continue
         if key[0] == "route":
@@ -112,6 +113,7 @@ def merge_routes(routes: Iterable[RouteStats]) -> RouteStats:
         requests += route.requests
         errors += route.errors
         refused += route.refused
+        # One that was asked nothing may have no buckets at all.
         if route.requests:
             buckets = [a + b for a, b in zip(buckets, route.buckets, strict=True)]
     return RouteStats(requests, errors, buckets, refused)

@@ -363,7 +363,7 @@ class RequestPipeline:
 
     def _identify(self, x: Exchange, facts: RequestFacts, rules: RequestRules) -> None:
         """Whose request it is, and its route. They hold for the next request with the same head, if time does not
-        change them: finding them, and the head that the app gets, takes a quarter of a request's time."""
+        change them."""
         identified = rules.identifier.identify(x)
         facts.user, facts.tier = identified.user, identified.tier
         facts.route = rules.routes.match(x.method, x.path)

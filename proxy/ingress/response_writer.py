@@ -89,7 +89,7 @@ def write_whole_response(connection: ResponseClient, x: Exchange, head: Response
     """Write a response whose length is stated, and of which all is there. True if the client's connection may serve
     another request.
 
-    A `ResponseWriter` would do the same, for 8 µs more of 60 a request: most responses are small.
+    A `ResponseWriter` would do the same, for 42 µs a request in place of 39: most responses are small.
     """
     keep_alive = not (x.should_close or connection.draining or connection.body_incomplete)
     lines = head_lines(x, head, chunked=False, keep_alive=keep_alive)

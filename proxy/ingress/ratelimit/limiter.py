@@ -137,29 +137,13 @@ class RateLimiter:
         if isinstance(log, MixedLog):
             return self._decide_mixed(log, spec, now, parts)
         exact = spec.exact if parts == 1 else [(divide_quota(quota, parts), period) for quota, period in spec.exact]
-        # The usual case: one exact limit, one array, one look at its end.
-        if len(exact) == 1:
-            return self._decide_single(log, spec, exact[0], now)
+        # The usual case: exact limits only, one array, one look at its end.
         wait = _seconds_until_room(log, exact, now)
         if wait == 0.0:
             # Only what was admitted counts: whoever keeps trying is not locked out for longer.
             self._append(log, spec, now)
         standings = _standings(log, exact, now, refused=wait > 0.0)
         return RateDecision(spec.headers, standings, retry_after=wait, enforced=spec.enforced, at=now)
-
-    def _decide_single(self, log: array[float], spec: TierLimits, limit: tuple[int, float], now: float) -> RateDecision:
-        """What the functions for several limits say, without going through them: 4 µs less of 70 a request."""
-        quota, period = limit
-        size = len(log)
-        if size >= quota and (wait := period - (now - log[-quota]) if quota else period) > 0.0:
-            return RateDecision(spec.headers, ((0, wait),), retry_after=wait, enforced=spec.enforced, at=now)
-        self._append(log, spec, now)
-        size = len(log)
-        first = max(0, size - quota)
-        if log[first] <= now - period:  # it has left the window
-            first = bisect_right(log, now - period, first)
-        standing = (quota - (size - first), log[first] + period - now)
-        return RateDecision(spec.headers, (standing,), retry_after=0.0, enforced=spec.enforced, at=now)
 
     def count(self, route: Route, tier: str, user: str) -> float:
         """Count a request that was admitted elsewhere, as of now; the time by which `refund` finds it."""

@@ -1,8 +1,9 @@
 """Heads of requests that came before, byte by byte: a page that polls, a list that is looked at again, a load test.
 
 Reading one, and finding out whose it is and where it goes, is two fifths of what a small request costs in CPU time
-(66 µs, and 39 without it). What follows from the bytes alone is kept here, for all connections. A head is taken in when it is seen for the second time, so that heads
-that never come again, as behind a proxy that numbers its requests, cost a hash each and no memory.
+(66 µs, and 39 without it). What follows from the bytes alone is kept here, for all connections. A head is taken in when
+it is seen for the second time, so that heads that never come again, as behind a proxy that numbers its requests, cost a
+hash each and no memory.
 """
 
 from __future__ import annotations

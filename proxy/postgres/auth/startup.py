@@ -31,7 +31,8 @@ OTHER_DATABASE = ""  # the name in a key of a database that is not the policy's 
 
 def share_settings(settings: Settings) -> Settings:
     """The one object for all that have these values, which is never changed: nearly all clients and servers of an app
-    have the same, and who compares two by identity is done at once."""
+    have the same, and who compares two by identity is done at once. Beside one server that was opened under another
+    name, 18 % of the loans had been compared value by value."""
     return _shared_settings(tuple(settings.items()))
 
 

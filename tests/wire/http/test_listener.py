@@ -28,7 +28,7 @@ async def test_a_stop_waits_for_what_a_request_has_to_write_down_but_not_for_eve
 
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
-    made = Listener("listen.egress", handle, lambda connection, refusal: None, max_header=8192)
+    made = Listener("listen.egress", handle, lambda *_: None, max_header=8192, evicts_idle=True)
     made.start(sock)
     reader, writer = await asyncio.open_connection(*sock.getsockname())
     writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")

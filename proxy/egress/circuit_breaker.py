@@ -28,9 +28,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
-import pybreaker
-
+from proxy.util.optional_modules import hide_modules
 from proxy.util.sliding_window import SlidingWindow
+
+with hide_modules("tornado"):  # which it would take along if that is installed, 1.5 MiB
+    import pybreaker
 
 CLOSED, HALF_OPEN, OPEN = pybreaker.STATE_CLOSED, pybreaker.STATE_HALF_OPEN, pybreaker.STATE_OPEN
 FORCED_OPEN_SECONDS = 60.0  # after which to ask again, if an operator holds a breaker open that has no rule

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import aiohttp
 import peers
-from bench_tools import HERE, Bench, Peer, free_port, quantile, summarize, table
+from bench_tools import GATEWAY, HERE, Bench, Peer, free_port, quantile, summarize, table
 from drive import drive, generator
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "what is an outrigger?"}]}
@@ -52,7 +52,7 @@ def gateway(bench: Bench, name: str, vendor: int, rules: str = "", level: str = 
     ports = {"egress": egress, "admin": admin, "app": bench.app_port, "vendor": vendor}
     text = POLICY.format(rules=rules, level=level, ledger=ledger, **ports)
     path.write_text(text)
-    return bench.spawn(name, egress, [sys.executable, "-m", "proxy", "run", "--policy", str(path)])
+    return bench.spawn(name, egress, [*GATEWAY, "run", "--policy", str(path)])
 
 
 async def load(port: int, path: str, count: int, callers: int, body: dict) -> tuple[float, list[float], list[int]]:

@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench_tools import PATH, ROOT, Bench, Peer, free_port, quantile, summarize, table
+from bench_tools import GATEWAY, PATH, ROOT, Bench, Peer, free_port, quantile, summarize, table
 
 sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
@@ -82,9 +82,7 @@ def pooler(bench: Bench, cluster: Cluster, pool: int = POOL) -> Way:
     policy = Path(bench.tmp) / f"pooler-{port}.yaml"
     policy.write_text(POLICY.format(url=cluster.url("bench"), port=port, admin=admin, pool=pool))
     command = [
-        sys.executable,
-        "-m",
-        "proxy",
+        *GATEWAY,
         "run",
         "--policy",
         str(policy),

@@ -13,7 +13,7 @@ import peers
 import uvloop
 from bench_calls import CAPPED, OWNED
 from bench_calls import POLICY as CALLS
-from bench_tools import HERE, POLICY, TARGET, Bench, Peer, free_port, paced, quantile, summarize, table
+from bench_tools import GATEWAY, HERE, POLICY, TARGET, Bench, Peer, free_port, paced, quantile, summarize, table
 from drive import drive, generator
 
 sys.path.insert(0, str(HERE.parent / "helpers"))
@@ -121,7 +121,7 @@ def way_out(bench: Bench, vendor: int, store: str) -> Peer:
     ports = {"egress": egress, "admin": free_port(), "app": bench.app_port, "vendor": vendor}
     text = CALLS.format(rules=CAPPED, level="info", ledger=f"{bench.tmp}/shared-calls-{egress}.db", **ports)
     path.write_text(text + shared(store))
-    return bench.spawn("Outrigger", egress, [sys.executable, "-m", "proxy", "run", "--policy", str(path)])
+    return bench.spawn("Outrigger", egress, [*GATEWAY, "run", "--policy", str(path)])
 
 
 def shared(store: str) -> str:

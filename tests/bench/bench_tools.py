@@ -17,6 +17,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 TICK = os.sysconf("SC_CLK_TCK")
+# With what runs in production alone: libraries take along what else is installed.
+_OUTRIGGER = ROOT / ".outrigger" / "bin" / "python"
+GATEWAY = [str(_OUTRIGGER) if _OUTRIGGER.exists() else sys.executable, "-m", "proxy"]
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 POLICY = """
@@ -161,7 +164,7 @@ class Bench:
         port = free_port()
         file = Path(self.tmp) / f"policy-{port}.yaml"
         file.write_text(policy.format(port=port, admin=free_port(), app=self.app_port))
-        return self.spawn("Outrigger", port, [sys.executable, "-m", "proxy", "run", "--policy", str(file)])
+        return self.spawn("Outrigger", port, [*GATEWAY, "run", "--policy", str(file)])
 
     def everything(self, vendor: int = 0) -> tuple[Peer, int]:
         """The gateway with all of EVERYTHING on, and the port of its way out."""
@@ -169,7 +172,7 @@ class Bench:
         ports = {name: free_port() for name in names}
         file = Path(self.tmp) / f"policy-{ports['port']}.yaml"
         file.write_text(EVERYTHING.format(app=self.app_port, tmp=self.tmp, vendor=vendor or ports["nobody"], **ports))
-        command = [sys.executable, "-m", "proxy", "run", "--policy", str(file)]
+        command = [*GATEWAY, "run", "--policy", str(file)]
         return self.spawn("Outrigger, everything on", ports["port"], command), ports["egress"]
 
 

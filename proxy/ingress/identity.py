@@ -53,14 +53,12 @@ class Identifier:
     A user's tier is the first whose shell pattern matches the name, case included; the last tier is everybody else's,
     and that of every user known by address. Without tiers it is "default".
 
-    `depends_on_time`: a token may have expired since, so the same head may name somebody else later.
-
     Raises OutriggerError if it is made with a key that its algorithms cannot use.
     """
 
     def __init__(self, identity: Identity, *, wall: Callable[[], float] = time.time) -> None:
         asked = [source for source in identity.user if not isinstance(source, IpSource)]
-        self.depends_on_time = any(isinstance(source, JwtSource) for source in asked)
+        self._token_fields = [source.header.lower() for source in asked if isinstance(source, JwtSource)]
         self._sources = [_make_finder(source, wall) for source in asked]
         # Most requests of a client come one after another, and parsing an address takes microseconds.
         self._ip = lru_cache(maxsize=4096)(_ip_user)
@@ -72,6 +70,10 @@ class Identifier:
             if value is not None:
                 return Identified(value, self._tiers.match(value), source)
         return Identified(self._ip(view.client_ip), self._tiers.last, "ip")
+
+    def depends_on_time(self, view: RequestView) -> bool:
+        """Whether the same request may name somebody else later: it has a token, which may expire or begin to count."""
+        return any(view.header(name) is not None for name in self._token_fields)
 
     def match_tier(self, user: str) -> str:
         """The tier of a user that is known by name."""

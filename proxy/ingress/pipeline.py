@@ -374,7 +374,7 @@ class RequestPipeline:
             facts.limits = limits, log_key(facts.route, facts.user)
         facts.has_cap = self._budgets is not None and self._budgets.has_cap(facts.user, facts.tier)
         facts.forwarding = rules.trusted_peers.forwarding_headers(x.client, x.peer)
-        if not rules.identifier.depends_on_time:
+        if not rules.identifier.depends_on_time(x):
             x.facts = facts
 
     def _check_host(self, x: Exchange) -> None:

@@ -209,3 +209,20 @@ async def test_a_proxy_and_a_stranger_that_send_the_same_head_are_told_apart():
             writer.close()
             seen.append(re.search(rb"X-Forwarded-For: (\S+)", gateway.app.heads[-1])[1])
         assert seen == [b"203.0.113.7", b"127.0.0.3"] * 4
+
+
+async def test_a_head_without_a_token_is_remembered_beside_those_that_have_one(tmp_path: Path):
+    source = f"{{header: Authorization, claim: sub, key: {'k' * 32}, algorithms: [HS256]}}"
+    policy = f"identity: {{user: [{{jwt: {source}}}, {{header: X-User}}]}}"
+    token = jwt.encode({"sub": "eve"}, "k" * 32, algorithm="HS256")
+    with_token = GET[:-2] + b"Authorization: Bearer %s\r\n\r\n" % token.encode()
+    async with ingress_gateway(answering(OK), policy, tmp=tmp_path) as gateway, connected(gateway) as client:
+        for _ in range(5):
+            await client.ask(GET)
+            await client.ask(with_token)
+        await until(lambda: gateway.log.read_text().count('"event":"request"') == 10)
+        assert gateway.log.read_text().count('"user":"ada"') == 5
+        assert gateway.log.read_text().count('"user":"eve"') == 5
+        known = gateway.service.listener.known_heads
+        assert known.find(GET).facts.user == "ada"
+        assert known.find(with_token).facts is None

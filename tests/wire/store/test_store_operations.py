@@ -44,7 +44,8 @@ async def test_a_message_is_heard_by_every_other_instance_once(server: StoreServ
 async def test_who_comes_later_does_not_hear_what_was_said_before(server: StoreServer) -> None:
     async with instances(server, 1) as (one,):
         one.store.publish("block", {"user": "early"})
-        await one.store.get("nothing")  # it was sent before this
+        await one.store.get("nothing")  # it leaves in the same write, ahead of the message
+        await one.store.get("nothing")  # and this one behind it
         heard: list[object] = []
         late = new_instance(server)
         late.store.subscribe("block", heard.append)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from proxy.egress.billing.call_ledger import CallLedger
 from proxy.egress.call import Call
+from proxy.egress.dialects import Usage
 from proxy.observe.emit import EmitEvent
 from proxy.observe.metrics import Metrics
 from proxy.observe.recent_errors import RecentErrors
@@ -85,19 +86,12 @@ class CallAccounting:
             pending = pending or charge.deferred
             estimated = estimated or bool(charge.estimated)
         known = (bool(call.charges) and not pending) or call.cost is not None
+        # An answer that was kept has been counted when it was paid.
         usage = call.usage if call.cache in ("off", "miss") else None
         if usage is not None:
+            # A fallback's tokens are those of the upstream that answered.
             used = upstream.siblings.get(call.answered_by, upstream)
-            if used is not upstream:
-                model = used.model_label(call.model)
-            for kind, count in (
-                ("input", usage.input - usage.cached_input),
-                ("cached_input", usage.cached_input),
-                ("output", usage.output - usage.reasoning),
-                ("reasoning", usage.reasoning),
-            ):
-                if count > 0:
-                    metrics.tokens_total.labels(used.name, model, kind).inc(count)
+            self._count_tokens(used.name, model if used is upstream else used.model_label(said_model), usage)
         self._emit(
             "call",
             f"{call.method} {name}{self.redact(call.path)} {call.status or call.outcome}",
@@ -121,6 +115,17 @@ class CallAccounting:
             refused=call.refusal.code if call.refusal is not None else None,
             reason=call.reason,
         )
+
+    def _count_tokens(self, upstream: str, model: str, usage: Usage) -> None:
+        """Each token once: those from a cache are part of the input, those of reasoning part of the output."""
+        for kind, count in (
+            ("input", usage.input - usage.cached_input),
+            ("cached_input", usage.cached_input),
+            ("output", usage.output - usage.reasoning),
+            ("reasoning", usage.reasoning),
+        ):
+            if count > 0:
+                self._metrics.tokens_total.labels(upstream, model, kind).inc(count)
 
     def _remember_failure(self, recent: RecentErrors, call: Call, took: float) -> None:
         refused = call.refusal

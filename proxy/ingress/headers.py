@@ -36,7 +36,8 @@ def render_request_head(x: Exchange, forwarding: Iterable[tuple[bytes, bytes]], 
     vouches for.
 
     `forwarding` are the X-Forwarded-* and Forwarded fields to state. `authority` stands in for the Host that an
-    HTTP/1.0 client need not send.
+    HTTP/1.0 client need not send. One pass over the fields, whose branches few requests take: each function more on
+    this path costs a request 0.1 to 0.3 µs.
     """
     facts = x.facts
     if facts is not None and facts.app_head is not None and x.lookup is None:

@@ -164,6 +164,9 @@ class RequestPipeline:
         8. Admit it: wait for a place at its route and at the app.
         9. Relay it to the app, and the response to the client; one that may be kept is stored on its way.
         10. Release and account for it, whatever happened.
+
+        The steps stand in one function so that their order can be read. One that most requests skip is a branch, which
+        costs 0.01 µs, where asking a coroutine of its own costs 0.25.
         """
         # A reload may replace the rules while this request waits: its client and its route come from one set.
         rules = self.rules

@@ -12,6 +12,8 @@ from bench_tools import HERE, TARGET, Bench, Peer, free_port, summarize, table
 from drive import drive, generator
 
 ROUNDS, SECONDS, CONNECTIONS = 4, 2, 32
+# An edge that numbers requests lets no head come twice; without one a page that polls sends the same again and again.
+REPEATED = "Outrigger, heads that repeat"
 CHAT = '{"model":"gpt-4o-mini","user":"premium_USER","messages":[{"role":"user","content":"what is an outrigger?"}]}'
 
 
@@ -32,8 +34,10 @@ def main() -> None:
             "Caddy": peers.caddy(bench),
             "Traefik, rateLimit": peers.traefik(bench, limited=True),
             "plain aiohttp proxy": bench.plain(),
-            "Outrigger: identity, limit, metrics": bench.outrigger(),
+            "Outrigger: identity, limit, metrics": (limiting := bench.outrigger()),
+            f"{REPEATED}: identity, limit, metrics": limiting,
             "Outrigger, everything on": everything,
+            f"{REPEATED}, everything on": everything,
         }
         compared = {name: peer for name, peer in rows.items() if peer is not None}
         rates, costs = measure(compared)
@@ -44,10 +48,11 @@ def main() -> None:
         f"everything on: {idle:.1f} MiB resident idle, {after:.1f} MiB after {ROUNDS} rounds and {SECONDS} s of calls\n"
     )
     ours, nginx = costs["Outrigger, everything on"], costs.get("nginx, limit_req")
+    repeated = costs[f"{REPEATED}, everything on"]
     if nginx:
         summarize(
             "front, everything on ÷ nginx with access log and limit_req",
-            f"{ours / nginx:.2f}  ({ours:.0f} / {nginx:.1f} µs)",
+            f"{ours / nginx:.2f}, heads that repeat {repeated / nginx:.2f}  ({ours:.0f} and {repeated:.0f} / {nginx:.1f} µs)",
             "≤ 3.0",
         )
     web_servers = [costs[name] for name in ("Caddy", "Traefik, rateLimit") if name in costs]
@@ -55,7 +60,7 @@ def main() -> None:
         better = min(web_servers)
         summarize(
             "front, everything on ÷ the better of Caddy and Traefik",
-            f"{ours / better:.2f}  ({ours:.0f} / {better:.0f} µs)",
+            f"{ours / better:.2f}, heads that repeat {repeated / better:.2f}  ({ours:.0f} and {repeated:.0f} / {better:.0f} µs)",
             "≤ 0.67",
         )
     summarize("resident, everything on, after load", f"{after:.1f} MiB", "≤ 56 MiB")
@@ -66,12 +71,12 @@ def measure(compared: dict[str, Peer]) -> tuple[dict[str, float], dict[str, floa
     does can only add to it."""
     rates: dict[str, list[float]] = {name: [] for name in compared}
     costs: dict[str, list[float]] = {name: [] for name in compared}
-    for peer in compared.values():
-        drive(peer.port, 1, CONNECTIONS, TARGET)
+    for name, peer in compared.items():
+        drive(peer.port, 1, CONNECTIONS, TARGET, numbered=not name.startswith(REPEATED))
     for _ in range(ROUNDS):  # in turn, so that a noisy moment hits all alike
         for name, peer in compared.items():
             before = peer.cpu()
-            done = drive(peer.port, SECONDS, CONNECTIONS, TARGET)
+            done = drive(peer.port, SECONDS, CONNECTIONS, TARGET, numbered=not name.startswith(REPEATED))
             rates[name].append(done / SECONDS)
             costs[name].append((peer.cpu() - before) / done * 1e6)
     middle = {name: statistics.median(each) for name, each in rates.items()}

@@ -21,15 +21,24 @@ function init()
     requests[n] = wrk.format(%(method)s, target, {%(fields)s}, body)
   end
 end
+local count = 0
 function request()
   at = at %% %(users)d + 1
-  return requests[at]
+  count = count + 1
+  return %(request)s
 end
 """
+SERIAL = "000000000"  # stands in a field for the number of the request
+NUMBERED = f'(string.gsub(requests[at], "{SERIAL}", string.format("%09d", count)))'
 
 
-def drive(port: int, seconds: int, connections: int, target: str, *, body: str = "", fields: str = "") -> int:
-    """Requests answered with 200 in that time; anything else raises. With a body they are POST."""
+def drive(
+    port: int, seconds: int, connections: int, target: str, *, body: str = "", fields: str = "", numbered: bool = False
+) -> int:
+    """Requests answered with 200 in that time; anything else raises. With a body they are POST. `numbered`: each has a
+    field of its own, as those behind an edge that numbers them have, so that no head comes twice (wrk alone does
+    that)."""
+    fields += f"X-Serial: {SERIAL}\r\n" if numbered else ""
     wrk = shutil.which("wrk", path=PATH)
     if wrk is None:
         return uvloop.run(load(port, seconds, connections, target=target, fields=fields, body=body))
@@ -41,6 +50,7 @@ def drive(port: int, seconds: int, connections: int, target: str, *, body: str =
         "target": json.dumps(target),
         "body": f"[==[{body}]==]",
         "method": '"POST"' if body else '"GET"',
+        "request": NUMBERED if numbered else "requests[at]",
         "fields": ", ".join(f"[{json.dumps(name)}] = {json.dumps(value)}" for name, value in pairs),
     }
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:

@@ -62,7 +62,7 @@ class Anthropic(Dialect):
             stream=body.get("stream") is True,
             user=as_text(as_mapping(body.get("metadata")).get("user_id")),
             deterministic=exact,
-            max_tokens=to_count(most) if isinstance(most, int) else None,
+            max_tokens=to_count(most) if isinstance(most, int | float) else None,
         )
 
     def usage(self, endpoint: str, answer: object) -> Usage | None:

@@ -48,7 +48,7 @@ def requested_image_tokens(model: str | None, asked: Mapping[str, object]) -> in
 
 
 def _bounded(value: object, otherwise: int, most: int) -> int:
-    return min(most, max(0, value)) if isinstance(value, int) else otherwise
+    return int(min(most, max(0, value))) if isinstance(value, int | float) else otherwise
 
 
 def _has_size(size: object) -> bool:

@@ -99,7 +99,7 @@ class OpenAI(Dialect):
     def parse_request(self, endpoint: str | None, body: Json | None) -> RequestInfo:
         if endpoint is None or body is None:
             return NO_REQUEST_INFO
-        most = next((body[key] for key in _MAX_TOKENS_KEYS if isinstance(body.get(key), int)), None)
+        most = next((body[key] for key in _MAX_TOKENS_KEYS if isinstance(body.get(key), int | float)), None)
         temperature = body.get("temperature")
         exact = isinstance(temperature, int | float) and not isinstance(temperature, bool) and temperature == 0
         return RequestInfo(
@@ -166,7 +166,7 @@ def _below_api_root(path: str) -> str:
 
 def _choices(body: Json) -> int:
     """`n`, and of legacy completions `best_of`, each of which is paid."""
-    asked = [value for key in ("n", "best_of") if isinstance(value := body.get(key), int)]
+    asked = [to_count(body[key]) for key in ("n", "best_of") if isinstance(body.get(key), int | float)]
     return min(128, max([1, *asked]))
 
 

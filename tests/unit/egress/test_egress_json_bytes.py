@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.egress.dialects import dialect_for
+from proxy.egress.dialects.base import MAX_COUNT
 from proxy.util.json_bytes import json_bytes, parse_json
 
 ROOT = Path(__file__).parents[3] / "proxy" / "egress"
@@ -67,3 +68,17 @@ def test_a_number_of_any_length_is_written_again_to_its_last_digit():
     assert (
         json.loads(asked)["seed"] == json.loads(openai.with_model(body, "b"))["seed"] == 123456789012345678901234567890
     )
+
+
+@pytest.mark.parametrize("number", ["123456789012345678901234567890", "1e30", "999999999999.0"])
+@pytest.mark.parametrize(("kind", "endpoint"), [("openai", "chat"), ("anthropic", "messages")])
+def test_more_than_64_bits_still_ask_for_as_much_as_there_can_be(kind, endpoint, number):
+    """A number that is read as a float must not reserve less than a whole one did."""
+    asked = dialect_for(kind).parse_request(endpoint, parse_json(b'{"max_tokens": %s}' % number.encode()))
+    assert asked.max_tokens == MAX_COUNT
+
+
+def test_more_than_64_bits_ask_for_as_many_choices_as_there_can_be():
+    openai = dialect_for("openai")
+    assert openai.parse_request("chat", parse_json(b'{"n": 123456789012345678901234567890}')).choices == 128
+    assert openai.parse_request("chat", parse_json(b'{"n": 0}')).choices == 1
